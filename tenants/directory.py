@@ -19,6 +19,7 @@ from django_scopes import scopes_disabled
 
 from gateway.pipeline.ports import Principal, Rules
 from gateway.protocol.deployment_tags import NO_TAGS, read_tags
+from gateway.protocol.json.types import JsonMapping
 from tenants.access import digest_of, master_digest
 from tenants.change_cache import ChangeCache, Entry, RunningLoads
 from tenants.database import database_away
@@ -42,6 +43,7 @@ MAX_READS = 3  # of a key that changes while it is read
 MAX_SHARED = 4_000
 PATIENCE_S = 1.0  # for the look-up of a key that is known from before its last change
 MASTER_ALIAS = "master key"
+MAX_COST_CENTER_CHARS = 255
 HOLDERS = ("team", "organization", "user")
 COMMON_OWNERS = frozenset({OWNERS[Scope.ORGANIZATION], OWNERS[Scope.TEAM]})  # of rules that many keys have
 
@@ -230,7 +232,14 @@ def _principal(key: VirtualKey, scopes: Sequence[Holder], member: Membership | N
         timeouts=timeouts_of(key),
         refuses_unpriced=organization.unpriced_policy == UnpricedPolicy.BLOCK,
         cache=cache_control_of(team.metadata if team is not None else {}, key.metadata),
+        cost_center=_cost_center_of(key.metadata) or _cost_center_of(team.metadata if team is not None else {}),
     )
+
+
+def _cost_center_of(metadata: JsonMapping) -> str:
+    """`cost_center` of the metadata, as text."""
+    value = metadata.get("cost_center")
+    return str(value)[:MAX_COST_CENTER_CHARS] if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def read_holders(key: VirtualKey) -> list[Holder]:

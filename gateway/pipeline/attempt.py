@@ -10,6 +10,7 @@ from gateway.pipeline.answer_headers import answer_headers, upstream_limits
 from gateway.pipeline.attempt_timer import COMMENT, AttemptTimer
 from gateway.pipeline.embedding_batch import Batch
 from gateway.pipeline.hedge import Lane
+from gateway.pipeline.labels import labels_of
 from gateway.pipeline.large_bodies import LARGE_PART_BYTES, read_aside, read_sized
 from gateway.pipeline.ports import Attempt, ClientStalled, Reply
 from gateway.pipeline.recovery import WrapRelay, pass_relay
@@ -111,12 +112,15 @@ async def _attempt_context(attempt: Attempt, services: Services) -> AttemptConte
     """The provider's input from outside the core: identity, time, a token, media."""
     provider = attempt.target.provider
     kind = provider.token(attempt.target)
+    labels = labels_of(attempt.principal)
+    tags = provider.session_tags(attempt.target, labels) if kind else ()
     urls = provider.media(attempt.call, attempt.target)
     return AttemptContext(
         attempt.id,
         attempt.started_at,
-        token=await services.tokens.get(kind, attempt.target) if kind else "",
+        token=await services.tokens.get(kind, attempt.target, tags) if kind else "",
         fetched=await services.media.fetch(urls) if urls else NOTHING_FETCHED,
+        labels=labels,
     )
 
 

@@ -108,6 +108,7 @@ class Principal:
     timeouts: Timeouts = NO_TIMEOUTS  # of the key; they only shorten
     source: str = ""  # of its calls, in the spend log: `probe`; empty: a client's
     cache: CacheControl = NO_CONTROL  # how its calls use the response cache, of the key and its team
+    cost_center: str = ""  # of the key's metadata, else of the team's
 
     def resolve_model(self, model: str) -> str:
         """The model group that stands behind a name. An alias is resolved once: its target is never an alias."""

@@ -25,7 +25,8 @@ class Clock(Protocol):
 
 
 class Tokens(Protocol):
-    async def get(self, kind: str, target: Target) -> str: ...
+    async def get(self, kind: str, target: Target, tags: tuple[tuple[str, str], ...] = ()) -> str:
+        """A token of this kind; of a role of AWS, with these session tags."""
 
 
 class Media(Protocol):

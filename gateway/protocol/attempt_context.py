@@ -21,6 +21,7 @@ class AttemptContext:
     at_s: float  # seconds since the epoch
     token: str = field(default="", repr=False)  # a bearer token that was fetched for the target
     fetched: Mapping[str, Fetched] = field(default_factory=dict)  # by URL
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the caller: organization, team, … (pipeline/labels.py)
 
     def new_id(self, prefix: str, number: int = 0, size: int = 24) -> str:
         """The same for the same prefix and number within an attempt: `call_` and 24 hex digits."""

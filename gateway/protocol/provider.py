@@ -158,6 +158,9 @@ class Provider(Protocol):
     def token(self, target: Target) -> str:
         """The kind of bearer token that must be fetched first; empty for none."""
 
+    def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """The labels of the caller that the token is fetched with: (key, value)."""
+
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         """The calls that replace an embedding call of many inputs; empty where one call does."""
 
@@ -180,6 +183,9 @@ class PlainProvider:
     __slots__ = ()
 
     def media(self, call: Call, target: Target) -> tuple[str, ...]:
+        return ()
+
+    def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return ()
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:

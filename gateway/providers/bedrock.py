@@ -8,6 +8,7 @@ model-parameters-embed-v4.html. This file signs requests itself, because botocor
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -63,6 +64,11 @@ ADDITIONAL = "additionalModelRequestFields"
 EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
 #: Parameters that name another identity than that of the deployment's keys.
 IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
+#: What a deployment may tell AWS about a caller: by session tags of its role, and in Converse's requestMetadata. The
+#: reports of AWS (CUR 2.0, model invocation logs) have them. Patterns: STS, Tag; bedrock-runtime, RequestMetadata.
+LABELS = ("organization", "team", "user", "key", "cost_center")
+SESSION_TAGS, REQUEST_METADATA = "aws_session_tags", "aws_request_metadata"
+MAX_LABEL = 256
 MAX_TEXTS = 96
 INPUT_COUNT_HEADER = "x-amzn-bedrock-input-token-count"
 
@@ -142,6 +148,10 @@ class Bedrock(PlainProvider):
         is_other = any(target.parameters.get(name) for name in IDENTITIES)
         return "aws" if is_other or _key_pair(target.credential) is None else ""
 
+    def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        chosen = _choose_labels(target, SESSION_TAGS, labels)
+        return tuple(sorted((name, _session_label(value)) for name, value in chosen))
+
     # The models of the region
 
     def models_request(self, target: Target, context: AttemptContext, page: str = "") -> ListRequest | None:
@@ -185,7 +195,8 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[Jso
     )
     body = encoded.body
     body |= {member: parameters.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in parameters}
-    metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {})}
+    labels = {name: _ascii_label(value) for name, value in _choose_labels(target, REQUEST_METADATA, context.labels)}
+    metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {}), **labels}
     deployment_fields = parameters.pop(ADDITIONAL, None)
     additional = {
         **parameters,
@@ -242,6 +253,31 @@ def _settle(call: Call, target: Target) -> SettledRequest:
         if name not in OURS and not name.startswith("aws_")
     }
     return SettledRequest(request, body_parameters, dropped)
+
+
+# Labels of the caller
+
+
+def _choose_labels(target: Target, parameter: str, labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The labels that the deployment's parameter names, a list or names with commas between, and the caller has.
+    Raises ConnectFault for a name that is none."""
+    names = target.parameters.get(parameter) or ()
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or any(name not in LABELS for name in names):
+        raise ConnectFault(f"The deployment's {parameter} must name some of {', '.join(LABELS)}.", is_retryable=True)
+    return [(name, labels[name]) for name in dict.fromkeys(names) if labels.get(name)]
+
+
+def _session_label(text: str) -> str:
+    r"""As a session tag has it: letters, digits and spaces of all scripts, and _.:/=+-@."""
+    return "".join(sign if unicodedata.category(sign)[0] in "LNZ" or sign in "_.:/=+-@" else "_" for sign in text)[
+        :MAX_LABEL
+    ]
+
+
+def _ascii_label(text: str) -> str:
+    r"""As requestMetadata has it: [a-zA-Z0-9\s:_@$#=/+,-.]."""
+    return re.sub(r"[^a-zA-Z0-9 :_@$#=/+,.-]", "_", text)[:MAX_LABEL]
 
 
 # Embeddings

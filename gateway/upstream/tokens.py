@@ -1,5 +1,6 @@
 """Bearer tokens for upstreams. The clouds' own libraries fetch them in a thread; a cache keeps them until shortly
-before they expire.
+before they expire. Those of a role of AWS are apart for each set of session tags, by which AWS's own reports tell who
+has spent what.
 
 google-auth, azure-identity and botocore are optional extras (`tollgate[vertex,azure,bedrock]`).
 """
@@ -7,10 +8,13 @@ google-auth, azure-identity and botocore are optional extras (`tollgate[vertex,a
 import asyncio
 import importlib
 import json
+import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from gateway.protocol.errors import UpstreamFault
@@ -28,25 +32,35 @@ class Token:
     expires_at_s: float
 
 
-TokenKey = tuple[str, str, frozenset[tuple[str, Secret]]]
+#: Session tags: (key, value), sorted.
+Tags = tuple[tuple[str, str], ...]
+TokenKey = tuple[str, str, frozenset[tuple[str, Secret]], Tags]
+#: Beyond it the token goes that was not used for the longest time: callers name the teams of session tags.
+MAX_TOKENS = 1_000
+SESSION_NAME = "tollgate"
+STS_REGION = "us-east-1"  # where neither the deployment nor the machine names one
+STS_TIMEOUT_S = 10.0
 
 
 class TokenSource:
-    """The cache of tokens. A deployment has one fetch at a time, which all its calls wait for."""
+    """The cache of tokens. A deployment has one fetch at a time, and one for each set of session tags, which all calls
+    of it wait for."""
 
     def __init__(self) -> None:
-        self._tokens: dict[TokenKey, Token] = {}
+        self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
         self._fetching: dict[TokenKey, asyncio.Task[Token]] = {}
 
-    async def get(self, kind: str, target: Target) -> str:
+    async def get(self, kind: str, target: Target, tags: Tags = ()) -> str:
         """A valid token. Raises UpstreamFault (502, `upstream_auth_failed`) where there is none."""
-        key = (kind, target.deployment_id, frozenset(target.credential.items()))
+        key = (kind, target.deployment_id, frozenset(target.credential.items()), tags)
         token = self._tokens.get(key)
         if token is not None and token.expires_at_s - EARLY_S > time.time():
+            self._tokens.move_to_end(key)
             return token.text
         task = self._fetching.get(key)
         if task is None:
-            task = asyncio.create_task(asyncio.to_thread(FETCHERS[kind], target))
+            fetch = partial(assume_role, tags=tags) if tags else FETCHERS[kind]
+            task = asyncio.create_task(asyncio.to_thread(fetch, target))
             self._fetching[key] = task
             task.add_done_callback(lambda ended: self._store(key, ended))
         return (await asyncio.shield(task)).text
@@ -55,6 +69,9 @@ class TokenSource:
         self._fetching.pop(key, None)
         if not ended.cancelled() and ended.exception() is None:
             self._tokens[key] = ended.result()
+            self._tokens.move_to_end(key)
+            while len(self._tokens) > MAX_TOKENS:
+                self._tokens.popitem(last=False)
 
 
 def _import_library(name: str) -> Any:
@@ -116,7 +133,10 @@ def _fetch_entra(target: Target) -> Token:
 
 
 def _fetch_aws(target: Target) -> Token:
-    """The credentials of botocore's chain (environment, profile, role of the machine), as JSON."""
+    """The credentials of the deployment's role, else those of botocore's chain (environment, profile, role of the
+    machine), as JSON."""
+    if target.parameters.get("aws_role_name"):
+        return assume_role(target)
     session = _import_library("botocore.session")
     errors = _import_library("botocore.exceptions")
     try:
@@ -127,14 +147,56 @@ def _fetch_aws(target: Target) -> Token:
         frozen = credentials.get_frozen_credentials()
     except (errors.BotoCoreError, OSError, ValueError):
         raise _auth_failed() from None
-    text = json.dumps(
-        {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "session_token": frozen.token or "",
-        }
-    )
+    text = _aws_keys(frozen.access_key, frozen.secret_key, frozen.token or "")
     return Token(text, time.time() + 2 * EARLY_S)  # botocore renews them itself: ask it every five minutes
+
+
+def assume_role(target: Target, tags: Tags = ()) -> Token:
+    """Credentials of the role that the deployment names, for an hour, with these session tags. The deployment's own
+    keys may assume it, else the machine's identity, which an organization's deployment does not get for a role.
+
+    Source: botocore's model sts 2011-06-15, AssumeRole. AWS_ENDPOINT_URL_STS names another endpoint.
+    """
+    role, own = str(target.parameters.get("aws_role_name") or ""), _own_keys(target)
+    if not role:
+        raise _fault("The deployment has aws_session_tags without aws_role_name.")
+    if own is None and target.organization_id is not None:
+        raise _fault("A role needs keys of the deployment's own: aws_access_key_id and aws_secret_access_key.")
+    session, config = _import_library("botocore.session"), _import_library("botocore.config")
+    errors = _import_library("botocore.exceptions")
+    profile = target.parameters.get("aws_profile_name")
+    options: dict[str, object] = {"RoleArn": role, "RoleSessionName": _session_name(target)}
+    if tags:
+        options["Tags"] = [{"Key": key, "Value": value} for key, value in tags]
+    try:
+        aws = session.Session(profile=str(profile) if profile else None)
+        if own is not None:
+            aws.set_credentials(*own)
+        region = target.parameters.get("aws_region_name") or aws.get_config_variable("region") or STS_REGION
+        limits = config.Config(
+            connect_timeout=STS_TIMEOUT_S, read_timeout=STS_TIMEOUT_S, retries={"total_max_attempts": 2}
+        )
+        found = aws.create_client("sts", region_name=str(region), config=limits).assume_role(**options)["Credentials"]
+    except (errors.BotoCoreError, errors.ClientError, OSError, ValueError):
+        raise _auth_failed() from None
+    text = _aws_keys(found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])
+    return Token(text, found["Expiration"].timestamp())
+
+
+def _own_keys(target: Target) -> tuple[str, str, str | None] | None:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    key, secret, token = [target.credential[name].reveal() if name in target.credential else "" for name in names]
+    return (key, secret, token or None) if key and secret else None
+
+
+def _session_name(target: Target) -> str:
+    """AWS takes 2 to 64 of these characters."""
+    name = re.sub(r"[^\w+=,.@-]", "-", str(target.parameters.get("aws_session_name") or ""), flags=re.ASCII)[:64]
+    return name if len(name) > 1 else SESSION_NAME
+
+
+def _aws_keys(access_key: str, secret_key: str, session_token: str) -> str:
+    return json.dumps({"access_key_id": access_key, "secret_access_key": secret_key, "session_token": session_token})
 
 
 FETCHERS: dict[str, Callable[[Target], Token]] = {"google": _fetch_google, "entra": _fetch_entra, "aws": _fetch_aws}

@@ -192,6 +192,23 @@ def test_cache_controls_are_those_of_the_key_over_its_teams(owner: Person, stran
     assert other.cache is NO_CONTROL
 
 
+def test_the_cost_center_is_that_of_the_key_else_of_its_team(owner: Person, stranger: Person) -> None:
+    assert owner.team is not None
+    update_team(owner.team, changes={"metadata": {"cost_center": 4711}})
+    principal, other = find(owner.text), find(stranger.text)
+    assert principal is not None
+    assert other is not None
+    assert (principal.cost_center, other.cost_center) == ("4711", "")
+    update_key(owner.key, changes={"metadata": {"cost_center": "research " + "x" * 300}})
+    principal = find(owner.text)
+    assert principal is not None
+    assert principal.cost_center == "research " + "x" * 246
+    update_key(owner.key, changes={"metadata": {"cost_center": ["a", "list"]}})
+    principal = find(owner.text)
+    assert principal is not None
+    assert principal.cost_center == "4711"
+
+
 def test_a_cache_control_that_cannot_be_used_is_refused_and_one_that_is_there_already_is_none(owner: Person) -> None:
     wrong = {"cache": {"ttl": "long"}}
     assert owner.team is not None

@@ -38,7 +38,7 @@ def claude(**changes: Any) -> Target:
 
 
 class Tokens:
-    async def get(self, kind: str, target: Target) -> str:
+    async def get(self, kind: str, target: Target, tags: object = ()) -> str:
         return f"token of {kind}"
 
 

@@ -156,6 +156,35 @@ def test_credentials_of_the_machine_come_with_the_context() -> None:
         assert refused.value.code == "upstream_auth_failed"
 
 
+LABELS = {"organization": "acme", "team": "research & data", "cost_center": "4711", "user": "ann@acme.example"}
+
+
+def test_a_role_gets_the_labels_that_its_deployment_names_as_session_tags() -> None:
+    role = {"aws_role_name": "arn:aws:iam::1:role/r"}
+    assert PROVIDER.session_tags(target(parameters=role), LABELS) == ()
+    for names in (["team", "cost_center", "key"], "cost_center, team,key"):
+        tagged = target(parameters={**role, "aws_session_tags": names})
+        assert PROVIDER.session_tags(tagged, LABELS) == (("cost_center", "4711"), ("team", "research _ data"))
+    everything = target(parameters={"aws_session_tags": ["user"]})
+    assert PROVIDER.session_tags(everything, {"user": "Jörg/Ω 1@" + "x" * 300}) == (("user", "Jörg/Ω 1@" + "x" * 247),)
+
+
+@pytest.mark.parametrize("names", ["teams", ["team", 1], {"team": "a"}, 7, "team,,"])
+def test_a_label_that_does_not_exist_is_refused(names: object) -> None:
+    with pytest.raises(ConnectFault, match="aws_session_tags must name some of organization, team"):
+        PROVIDER.session_tags(target(parameters={"aws_session_tags": names}), LABELS)
+
+
+def test_the_metadata_of_a_request_has_the_labels_that_its_deployment_names() -> None:
+    parameters = {"aws_request_metadata": "team,organization", "requestMetadata": {"team": "forged", "app": "chat"}}
+    context = replace(MOMENT, labels={**LABELS, "team": "Jörg's"})
+    body = json.loads(PROVIDER.request(chat(), target(parameters=parameters), context).body)
+    assert body["requestMetadata"] == {"team": "J_rg_s", "app": "chat", "organization": "acme"}
+    assert "additionalModelRequestFields" not in body
+    plain = json.loads(PROVIDER.request(chat(), target(), context).body)
+    assert "requestMetadata" not in plain
+
+
 def test_headers_of_a_deployment_never_replace_signed_ones() -> None:
     request = PROVIDER.request(chat(), target(headers={"content-type": "text/plain", "x-team": "a"}), MOMENT)
     assert request.headers["content-type"] == "application/json"

@@ -1,13 +1,17 @@
 """TokenSource: one fetch at a time, cached until shortly before the end, and a clear fault where none is to be had."""
 
 import asyncio
+import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -312,3 +316,97 @@ def test_an_empty_chain_of_amazons_is_the_gateways_fault(monkeypatch: pytest.Mon
     aws(monkeypatch, None)
     with pytest.raises(UpstreamFault):
         FETCHERS["aws"](target())
+
+
+# Roles of AWS
+
+
+class FakeSts(BaseHTTPRequestHandler):
+    """AssumeRole as AWS answers it; the server keeps the forms and the headers."""
+
+    def do_POST(self) -> None:
+        form = dict(parse_qsl(self.rfile.read(int(self.headers["content-length"])).decode()))
+        sts: Any = self.server
+        sts.forms.append(form | {"authorization": self.headers["authorization"]})
+        number = len(sts.forms)
+        body = (
+            '<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>'
+            f"<AccessKeyId>ASIA{number}</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>"
+            f"<SessionToken>token-{number}</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>"
+            "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+        ).encode()
+        self.send_response(sts.status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    server: Any = HTTPServer(("127.0.0.1", 0), FakeSts)
+    server.forms, server.status = [], 200
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+ROLE = {"aws_role_name": "arn:aws:iam::111122223333:role/gateway", "aws_session_name": "gate way"}
+OWN = {"aws_access_key_id": Secret("AKIA-OWN"), "aws_secret_access_key": Secret("own-secret")}
+
+
+async def test_a_role_is_assumed_once_for_each_set_of_session_tags(sts: Any) -> None:
+    source, deployment = TokenSource(), target(parameters=ROLE, credential=OWN)
+    research, sales = (("team", "research"),), (("team", "sales"),)
+    tags = [research, sales, research, (), research]
+    keys = [json.loads(await source.get("aws", deployment, tag))["access_key_id"] for tag in tags]
+    assert keys == ["ASIA1", "ASIA2", "ASIA1", "ASIA3", "ASIA1"]
+    assert [form.get("Tags.member.1.Value") for form in sts.forms] == ["research", "sales", None]
+    assert {form["RoleArn"] for form in sts.forms} == {ROLE["aws_role_name"]}
+    assert {form["RoleSessionName"] for form in sts.forms} == {"gate-way"}
+    assert all("Credential=AKIA-OWN/" in form["authorization"] for form in sts.forms)
+
+
+async def test_a_flood_of_teams_keeps_a_bounded_number_of_sessions(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "assume_role", lambda deployment, tags: cloud.fetch(deployment))
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 3)
+    source = TokenSource()
+    for number in range(10):
+        await source.get("aws", target(), (("team", str(number)),))
+        await source.get("aws", target(), (("team", "0"),))  # in use, so it stays
+    assert len(cloud.fetched_for) == 10
+    await source.get("aws", target(), (("team", "1"),))
+    assert len(cloud.fetched_for) == 11
+
+
+async def test_a_refused_role_is_the_gateways_fault_and_tells_no_secret(sts: Any) -> None:
+    sts.status = 403
+    with pytest.raises(UpstreamFault) as caught:
+        await TokenSource().get("aws", target(parameters=ROLE, credential=OWN), (("team", "a"),))
+    assert caught.value.code == "upstream_auth_failed"
+    assert "own-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parameters": {}, "credential": OWN}, "without aws_role_name"),
+        ({"parameters": ROLE, "organization_id": "acme"}, "keys of the deployment's own"),
+    ],
+)
+async def test_a_role_that_may_not_be_assumed_is_refused_before_any_request(
+    sts: Any, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UpstreamFault, match=message):
+        await TokenSource().get("aws", target(**fields), (("team", "a"),))
+    assert sts.forms == []
