@@ -540,6 +540,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "UserRoleEnum": "tenants.api.users.ROLES",
         "MemberRoleEnum": "tenants.models.Membership.Role",
         "InvoiceProviderEnum": "billing.rest.invoices.SOURCE_NAMES",
+        "ProviderEnum": "gateway.rest.deployment_resource.PROVIDER_NAMES",
     },
     "APPEND_COMPONENTS": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
 }

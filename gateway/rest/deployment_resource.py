@@ -34,6 +34,7 @@ COLUMNS = (
     *TIMEOUTS,
     "enabled",
 )
+PROVIDER_NAMES = tuple(sorted(PROVIDERS))
 MAX_ADDRESS_CHARS = 1024
 MAX_ORDER = 2**31 - 1
 
@@ -42,7 +43,7 @@ class DeploymentChange(Body):
     model_group = Text(
         required=False, allow_blank=False, help_text="The name that clients put in `model`; with a `*`, any that fits."
     )
-    provider = Choice(sorted(PROVIDERS), required=False)
+    provider = Choice(PROVIDER_NAMES, required=False)
     upstream_model = Text(required=False, allow_blank=False)
     api_base = Text(required=False, max_length=MAX_ADDRESS_CHARS)
     credential = serializers.DictField(
@@ -74,7 +75,7 @@ class NewDeployment(DeploymentChange):
     id = Text(required=False, allow_null=True)
     organization_id = Text(required=False, allow_null=True, help_text="Without it, all organizations share it.")
     model_group = Text(allow_blank=False)
-    provider = Choice(sorted(PROVIDERS))
+    provider = Choice(PROVIDER_NAMES)
     upstream_model = Text(allow_blank=False)
 
 

@@ -129,20 +129,20 @@ def ask(
     return outcome
 
 
-TOKENS_ASKED: list[object] = []  # the session tags
+tags_of_tokens: list[object] = []  # the session tags
 
 
 class Tokens:
     async def get(self, kind: str, target: Target, tags: object = ()) -> str:
-        TOKENS_ASKED.append(tags)
+        tags_of_tokens.append(tags)
         return '{"access_key_id": "AKID", "secret_access_key": "s"}'
 
 
 def test_the_session_tags_of_a_deployment_are_those_of_the_caller() -> None:
     parameters = {**TITAN.parameters, "aws_role_name": "r", "aws_session_tags": ["organization", "team"]}
-    TOKENS_ASKED.clear()
+    tags_of_tokens.clear()
     ask(["x"], plan=(replace(TITAN, parameters=parameters, credential={}),))
-    assert TOKENS_ASKED == [(("organization", PRINCIPAL.organization_id), ("team", PRINCIPAL.team_id))]
+    assert tags_of_tokens == [(("organization", PRINCIPAL.organization_id), ("team", PRINCIPAL.team_id))]
 
 
 def test_many_texts_are_many_calls_one_row_and_one_answer_in_order() -> None:
