@@ -4,6 +4,7 @@ Every promise is about what other processes see, so nothing here runs inside a t
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 from datetime import timedelta
@@ -213,6 +214,51 @@ def test_the_spool_of_a_process_that_was_cut_off_replaces_what_was_settled_as_lo
     keep_books(lambda ledger, commits: ledger.start(), tmp_path, writer_id=replayer)
     assert correct_lost() == 40
     assert {row.cost_pusd for row in SpendLog.objects.all()} == {cost(usage, PRICE)}
+    assert_sums_are_right()
+
+
+def test_usage_that_comes_while_sweepers_and_workers_are_at_work_is_counted_once(price: str, tmp_path: Path) -> None:
+    """A process that seemed dead closes its rows, some before they are lost, some while, some after."""
+    usage = Usage(input_tokens=7, output_tokens=1_000)
+    attempts = [attempt(price, ended_at=WHEN.timestamp() + 60, usage=usage) for _ in range(60)]
+
+    async def open_all(ledger: SpendLedger, commits: GroupCommit) -> None:
+        await asyncio.gather(*map(ledger.open, attempts))
+
+    async def close_some(ledger: SpendLedger, commits: GroupCommit) -> None:
+        for one in attempts:
+            await ledger.close(one)
+
+    keep_books(open_all, tmp_path)
+    age("writer", seen=LONG, suspected=LONG)
+    numbers = itertools.count()
+
+    def work(rng: random.Random) -> None:
+        if next(numbers) == 0:
+            keep_books(close_some, tmp_path, writer_id="writer")
+            return
+        for _ in range(40):
+            for step in rng.sample([sweep_open, price_pending, correct_lost], 3):
+                step(batch_rows=7)
+
+    run_workers(3, work)
+    while sweep_open() + price_pending() + correct_lost():
+        pass
+    assert set(states()) == {"priced"}
+    assert {row.cost_pusd for row in SpendLog.objects.all()} == {cost(usage, PRICE)}
+    assert_sums_are_right()
+
+
+def test_of_two_processes_that_close_one_lost_row_the_first_counts(price: str, tmp_path: Path) -> None:
+    one = attempt(price, ended_at=WHEN.timestamp() + 1, usage=Usage(input_tokens=999))
+    lose(one, tmp_path)
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path / "one", writer_id="one")
+    one.usage = Usage(input_tokens=5, output_tokens=7)
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path / "two", writer_id="two")
+    assert correct_lost() == 1
+    keep_books(lambda ledger, commits: ledger.close(one), tmp_path / "three", writer_id="three")
+    assert (price_all(), correct_lost(), sweep_open()) == (0, 0, 0)
+    assert (states(), only().input_tokens, only().output_tokens) == (["priced"], 999, 0)
     assert_sums_are_right()
 
 

@@ -7,12 +7,13 @@ import pytest
 from django.db.models import Sum
 from django.utils import timezone
 
-from billing.bookkeeping import price_pending
+from billing.bookkeeping import correct_lost, price_pending, sweep_open
 from billing.models import Price, PriceAdjustment, RepriceJob, SpendLog, UsageHour
 from billing.models.constraints import MAX_SUM
 from billing.pricing import PriceLines, cost
 from billing.repricing import FindPrice, Scope, Totals, cancel_job, preview, run_step, start_job
-from tests.contract.bookkeeping import WHEN, make_rows, usage_of
+from gateway.protocol.usage import Usage
+from tests.contract.bookkeeping import LONG, WHEN, age, make_open, make_rows, usage_of
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, available_apps=["billing"]),
@@ -253,3 +254,21 @@ def test_an_answer_of_the_response_cache_costs_nothing_by_any_price() -> None:
     hits = SpendLog.objects.filter(cache_hit=True)
     assert {row.cost_pusd for row in hits} == {0}
     assert not PriceAdjustment.objects.filter(spend_id__in=[row.id for row in hits]).exists()
+
+
+def test_usage_that_comes_after_a_lost_row_was_repriced_replaces_that_cost_once() -> None:
+    rows = make_open(3, price_id="", model_group="a")
+    age("writer", seen=LONG, suspected=LONG)
+    assert sweep_open() == 3
+    run(everything(is_unpriced=True), always(version(NEW)))
+    estimate = total(list(SpendLog.objects.all()), NEW)
+    assert sums("requests", "unpriced", "cost_pusd") == (3, 0, estimate)
+    for row in rows:  # as CLOSE does it
+        SpendLog.objects.filter(id=row.id).update(
+            state="late", lost_tokens=row.input_tokens, input_tokens=11, output_tokens=5, usage_source="provider"
+        )
+    assert (correct_lost(), correct_lost()) == (3, 0)
+    known = cost(Usage(input_tokens=11, output_tokens=5), PriceLines.read(NEW)) or 0
+    assert sums("requests", "unpriced", "input_tokens", "cost_pusd") == (3, 0, 33, 3 * known)
+    assert {row.cost_pusd for row in SpendLog.objects.all()} == {known}
+    assert run(everything(), always(version(NEW))).delta_pusd == 0
