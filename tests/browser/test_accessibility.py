@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import StorageState
 
 from tests.browser.conftest import Console
+from tests.browser.test_alert_pages import ALERT_PAGES
 from tests.browser.test_console import SCREENS
 from tests.browser.test_stored_console import PAGES
 
@@ -28,7 +29,7 @@ def test_screens_have_no_violations(open_console: Callable[..., Console], signed
     console = open_console(storage_state=signed_in, color_scheme=theme)
     console.open("/console/billing/spendlog/?q=chatcmpl-priced")
     spend_log = console.page.locator("#result_list tbody a").first.evaluate("link => link.pathname")
-    paths = [*SCREENS.values(), *PAGES, spend_log]
+    paths = [*SCREENS.values(), *PAGES, *ALERT_PAGES, spend_log]
     violations = [text for path in paths for text in find_violations(axe, console, path)]
     violations += find_violations(axe, open_console(color_scheme=theme), LOGIN)
     assert not violations, "\n".join(violations)

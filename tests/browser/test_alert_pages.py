@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Console
 
 pytestmark = pytest.mark.browser
+#: The pages of rows that the seed makes.
+ALERT_PAGES = ("/console/alerts/channels/seeded-channel/", "/console/alerts/reports/seeded-report/")
 
 
 @pytest.mark.usefixtures("seeded")
@@ -44,8 +46,7 @@ def test_hostile_names_on_pages_of_alerts_render_inert(console: Console) -> None
     for path in (
         "/console/alerts/",
         "/console/alerts/?state=failed",
-        "/console/alerts/channels/seeded-channel/",
-        "/console/alerts/reports/seeded-report/",
+        *ALERT_PAGES,
         "/console/alerts/reports/new/",
     ):
         page = console.open(path)
