@@ -45,7 +45,7 @@ def import_invoice(
             account=account,
             sha256=content.digest,
             defaults={
-                "file_name": file_name[:MAX_NAME],
+                "file_name": file_name.encode(errors="replace").decode()[:MAX_NAME],
                 "first_day": min(by_day),
                 "last_day": max(by_day),
                 "records": content.records,

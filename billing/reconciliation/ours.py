@@ -14,6 +14,8 @@ from typing import Any
 from django.db.models import Count, F, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
+from billing.bookkeeping import find_base_id, find_lines
+from billing.catalogue.lines import Rate
 from billing.counted_rows import (
     COUNTED,
     WAS_LOST,
@@ -81,6 +83,26 @@ def read_ours(
     )
     _add_details(found, _Details(within, names), report.total, period)
     return dict(found)
+
+
+def find_rates(
+    spend: SpendRows, providers: Collection[str], day: date, models: Collection[str]
+) -> dict[Component, Rate]:
+    """Picodollars a token that the provider is paid by the price of the day's first priced call, in the standard tier.
+    `models`: upstream models."""
+    begin = datetime.combine(day, time.min, UTC)
+    end = begin + timedelta(days=1)
+    rows = spend.rows.filter(
+        id__gte=first_id(begin), id__lt=first_id(end), provider__in=providers, upstream_model__in=models, state="priced"
+    )
+    price_id = rows.exclude(price_id="").order_by("id").values_list("price_id", flat=True).first()
+    price = find_lines(find_base_id(price_id) or price_id) if price_id else None
+    if price is None:
+        return {}
+    rates = zip(COUNTS, price.per_token, strict=True)
+    return {
+        component: rate for name, rate in reversed(list(rates)) if (component := _COMPONENTS[name]) and rate is not None
+    }
 
 
 def _add_sums(ours: Ours, sums: Sums) -> None:

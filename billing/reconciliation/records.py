@@ -152,9 +152,13 @@ def _parse(text: str) -> Json:
 
 
 def _number(text: str) -> Decimal:
-    if len(text) > MAX_NUMBER_CHARS:
-        raise InvoiceUnreadable(f"{text[:30]!r}… is no number that can be read")
-    return Decimal(text)
+    try:
+        number = Decimal(text) if len(text) <= MAX_NUMBER_CHARS else None
+    except ArithmeticError:  # an exponent beyond all bounds
+        number = None
+    if number is None:
+        raise InvoiceUnreadable(f"{text[:30]!r} is no number that can be read")
+    return number
 
 
 def _refuse(text: str) -> Decimal:

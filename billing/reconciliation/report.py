@@ -12,11 +12,12 @@ import orjson
 from django.db.models import Count, F, Sum
 
 from billing.amounts import plain
+from billing.catalogue.lines import Rate
 from billing.counted_rows import join_halves, sum_halves
 from billing.models import InvoiceLine, InvoiceName
 from billing.reconciliation.comparison import Cause, Charge, Difference, Place, Theirs, compare
 from billing.reconciliation.lines import TOKENS, Component
-from billing.reconciliation.ours import SpendRows, read_ours
+from billing.reconciliation.ours import SpendRows, find_rates, read_ours
 from billing.reconciliation.source import InvoiceSource
 from billing.reconciliation.sources import SOURCES
 from billing.reports.period import Period
@@ -28,6 +29,8 @@ from gateway.protocol.json.types import JsonObject
 
 FORMATS = ("json", "csv")
 PARAMETERS = ("start_date", "end_date", "provider", "format")
+MAX_RATES = 50  # of one report: each is a query
+MAX_CHARGES = 200_000  # of one report, each some hundred bytes in memory
 PERCENT = Decimal("0.0001")
 UTC = ZoneInfo("UTC")
 
@@ -52,16 +55,22 @@ class ReconciliationQuery:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """`days`: source → the days that its invoices have; only these are compared."""
+    """`days`: source → the days that its invoices have; only these are compared. `our_rates`: of the first rows whose
+    price differs, picodollars a token."""
 
     rows: Sequence[tuple[str, Difference]]
     days: Mapping[str, Sequence[date]]
+    our_rates: Mapping[tuple[str, Place], Mapping[Component, Rate]]
+
+    def rates_of(self, source: str, row: Difference) -> Mapping[Component, Rate]:
+        return self.our_rates.get((source, (row.day, row.model)), {})
 
 
 def reconcile(spend: SpendRows, query: ReconciliationQuery) -> Reconciliation:
     """Raises BadRequest where the days have too many models."""
     rows: list[tuple[str, Difference]] = []
     days: dict[str, Sequence[date]] = {}
+    rates: dict[tuple[str, Place], Mapping[Component, Rate]] = {}
     for name in query.sources:
         source = SOURCES[name]
         names = dict(InvoiceName.objects.filter(source=name).values_list("name", "model"))
@@ -72,9 +81,14 @@ def reconcile(spend: SpendRows, query: ReconciliationQuery) -> Reconciliation:
         period = Period(covered[0], covered[-1], UTC)
         ours = read_ours(spend, period, source.providers, names)
         of_days = {place: row for place, row in ours.items() if place[0] in set(covered)}
-        rows += [(name, row) for row in compare(of_days, theirs)]
+        differences = compare(of_days, theirs)
+        rows += [(name, row) for row in differences]
+        for row in differences:
+            if Cause.PRICE in row.causes and len(rates) < MAX_RATES:
+                models = [row.model, *(upstream for upstream, model in names.items() if model == row.model)]
+                rates[name, (row.day, row.model)] = find_rates(spend, source.providers, row.day, models)
         days[name] = covered
-    return Reconciliation(rows, days)
+    return Reconciliation(rows, days, rates)
 
 
 def _read_theirs(source: InvoiceSource, period: Period, names: Mapping[str, str]) -> dict[Place, Theirs]:
@@ -98,6 +112,8 @@ def _read_theirs(source: InvoiceSource, period: Period, names: Mapping[str, str]
         before = charges.get(key, (0, 0))
         both = None if tokens is None or before[0] is None else before[0] + tokens
         charges[key] = both, before[1] + join_halves(row)
+        if len(charges) > MAX_CHARGES:
+            raise BadRequest(f"The invoices of these days have more than {MAX_CHARGES:,} charges.", param="end_date")
     for (place, component, tier, region), (tokens, pusd) in charges.items():
         found[place].charges.append(Charge(component, tier, region, tokens, pusd))
     return dict(found)
@@ -106,7 +122,7 @@ def _read_theirs(source: InvoiceSource, period: Period, names: Mapping[str, str]
 # Texts
 
 
-def render_row(source: str, row: Difference) -> JsonObject:
+def render_row(source: str, row: Difference, our_rates: Mapping[Component, Rate]) -> JsonObject:
     their_tokens = row.theirs.count_tokens()
     return {
         "day": row.day.isoformat(),
@@ -118,6 +134,7 @@ def render_row(source: str, row: Difference) -> JsonObject:
         "difference_percent": _percent_of(row.pusd, row.theirs.pusd),
         "our_tokens": {kind.value: row.ours.tokens[kind] for kind in TOKENS},
         "their_tokens": {kind.value: their_tokens[kind] for kind in TOKENS},
+        "our_rates": {kind.value: _per_million(our_rates[kind]) for kind in TOKENS if kind in our_rates},
         "their_rates": {kind.value: _per_million(row.rates[kind]) for kind in TOKENS if kind in row.rates},
         "causes": {cause.value: usd_text(pusd) for cause, pusd in _in_order(row.causes)},
         "cause_tokens": {cause.value: tokens for cause, tokens in _in_order(row.tokens)},
@@ -148,7 +165,7 @@ def render_total(report: Reconciliation) -> JsonObject:
 def render_json(report: Reconciliation) -> Iterator[bytes]:
     yield b'{"rows":['
     for first in range(0, len(report.rows), PART_ROWS):
-        rows = [render_row(source, row) for source, row in report.rows[first : first + PART_ROWS]]
+        rows = [render_row(*row, report.rates_of(*row)) for row in report.rows[first : first + PART_ROWS]]
         yield (b"," if first else b"") + orjson.dumps(rows)[1:-1]
     yield b'],"total":' + orjson.dumps(render_total(report)) + b"}"
 
@@ -163,7 +180,7 @@ def render_csv(report: Reconciliation) -> Iterator[bytes]:
 
     def lines() -> Iterator[list[str | int | None]]:
         for source, difference in report.rows:
-            row = render_row(source, difference)
+            row = render_row(source, difference, {})
             cells: list[str | int | None] = [row[name] for name in plain_names]
             cells[2] = make_inert(difference.model)
             cells += [row[f"{side}_tokens"][kind.value] for kind in TOKENS for side in ("our", "their")]
@@ -186,7 +203,7 @@ def _percent_of(part: int | None, whole: int) -> str | None:
     return f"{(Decimal(part) * 100 / Decimal(whole)).quantize(PERCENT, ROUND_HALF_EVEN):f}"
 
 
-def _per_million(pusd_per_token: Fraction) -> str:
+def _per_million(pusd_per_token: Fraction | Rate) -> str:
     """USD per million tokens, with at most six decimals."""
-    pusd = round(pusd_per_token * 10**6)
+    pusd = round(Fraction(pusd_per_token) * 10**6)
     return plain((Decimal(pusd) / PUSD).quantize(Decimal("0.000001"), ROUND_HALF_EVEN))

@@ -100,8 +100,15 @@ def flatten(row: JsonMapping, prefix: str = "", depth: int = 0) -> dict[str, str
         elif isinstance(value, bool):
             record[folded] = "true" if value else "false"
         elif isinstance(value, str | Decimal):
-            record[folded] = str(value)
+            record[folded] = _check_text(str(value), folded)
     return record
+
+
+def _check_text(text: str, name: str) -> str:
+    """JSON can escape what no database keeps."""
+    if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InvoiceUnreadable(f"{name} has a character that is no text")
+    return text
 
 
 def find_buckets(document: Json, begin: str, end: str) -> Iterator[JsonMapping]:

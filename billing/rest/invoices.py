@@ -173,6 +173,9 @@ class ReconciliationRow(serializers.Serializer[Any]):
     difference_percent = serializers.CharField(allow_null=True, help_text="Of theirs.")
     our_tokens = TOKEN_COUNTS()
     their_tokens = TOKEN_COUNTS()
+    our_rates = serializers.DictField(
+        child=serializers.CharField(), help_text="USD per million tokens, of the first rows whose price differs."
+    )
     their_rates = serializers.DictField(child=serializers.CharField(), help_text="USD per million tokens.")
     causes = serializers.DictField(child=serializers.CharField(), help_text=f"Of {', '.join(_CAUSES)}: USD.")
     cause_tokens = serializers.DictField(child=serializers.IntegerField())

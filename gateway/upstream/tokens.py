@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from gateway.protocol.errors import UpstreamFault
@@ -170,6 +170,7 @@ def assume_role(target: Target, tags: Tags = ()) -> Token:
         options["Tags"] = [{"Key": key, "Value": value} for key, value in tags]
     try:
         aws = session.Session(profile=str(profile) if profile else None)
+        aws.register_component("data_loader", _aws_loader())
         if own is not None:
             aws.set_credentials(*own)
         region = target.parameters.get("aws_region_name") or aws.get_config_variable("region") or STS_REGION
@@ -181,6 +182,12 @@ def assume_role(target: Target, tags: Tags = ()) -> Token:
         raise _auth_failed() from None
     text = _aws_keys(found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])
     return Token(text, found["Expiration"].timestamp())
+
+
+@cache
+def _aws_loader() -> Any:
+    """botocore's descriptions of services, which take 50 ms to parse."""
+    return _import_library("botocore.loaders").create_loader()
 
 
 def _own_keys(target: Target) -> tuple[str, str, str | None] | None:

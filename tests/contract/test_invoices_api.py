@@ -64,6 +64,8 @@ def test_a_name_is_written_and_forgotten(api: Api) -> None:
         ({"content": COSTS.replace("usd", "eur")}, "content"),
         ({"content": ""}, "content"),
         ({"content": "a\0b"}, "content"),
+        ({"content": "a\ud800b"}, "content"),
+        ({"content": COSTS.replace("web search", "\\u0000")}, "content"),
         ({"provider": "unknown"}, "provider"),
         ({"provider": ["openai"]}, "provider"),
         ({"organization_id": "acme"}, "organization_id"),

@@ -351,7 +351,8 @@ def test_a_name_is_compared_as_the_model_that_it_was_given_and_never_by_its_begi
 
 def test_costs_without_counts_are_unexplained_until_the_usage_is_imported() -> None:
     call = Call(FIRST, "gpt-4o", (100, 0, 10))
-    write_logs([log_of(call, cost_pusd=call.cost() // 2)])
+    price = Price.objects.create(deployment_id="first", lines={"input": "0.00000125", "output": "0.000005"})
+    write_logs([log_of(call, cost_pusd=call.cost() // 2, price_id=price.id)])
     bring_in(costs_json([Billed(call)]).replace(b'"quantity_unit":"tokens"', b'"quantity_unit":"other"'))
     assert set(report()["rows"][0]["causes"]) == {"unexplained"}
     begin = int(datetime.combine(FIRST, time.min, UTC).timestamp())
@@ -361,6 +362,10 @@ def test_costs_without_counts_are_unexplained_until_the_usage_is_imported() -> N
     [row] = report()["rows"]
     assert row["causes"] == {"price": usd_text(call.cost() - call.cost() // 2)}
     assert row["their_rates"] == {"input": "2.5", "output": "10"}
+    assert row["our_rates"] == {"input": "1.25", "output": "5", "cache_read": "1.25", "cache_write": "1.25"} | {
+        "input_audio": "1.25",
+        "output_audio": "5",
+    }
 
 
 def test_a_usage_alone_is_compared_in_tokens() -> None:

@@ -201,6 +201,9 @@ def csv_of(amount: str = "1", currency: str = "usd") -> str:
         ('{"data": [{"results": [1]}]}', "object"),
         ('{"data": [{"results": [{"a": NaN}]}]}', "no amount"),
         ('{"data": [{"results": [{"a": ' + "9" * 100_000 + "}]}]}", "no number"),
+        ('{"data": [{"results": [{"a": 1e99999999999999999999}]}]}', "no number"),
+        ('{"data": [{"results": [{"model": "a\\u0000b"}]}]}', "no text"),
+        ('{"data": [{"results": [{"model": "a\\ud800b"}]}]}', "no text"),
         (b"\xff\xfes\0t\0", "NUL|UTF-8"),
         ("\x80".encode("latin-1"), "UTF-8"),
     ],
@@ -277,3 +280,9 @@ def test_an_endless_name_is_read_as_another_charge_at_once(source: str, fixture:
     assert old in text
     sums = read(source, text.replace(old, "a-" * 50_000)).sums
     assert any(key.component is C.OTHER and key.sku == ("a-" * 50_000)[:255] for key in sums)
+
+
+def test_a_document_may_be_one_long_line() -> None:
+    page = (FIXTURES / "openai_usage.json").read_text().splitlines()[0]
+    long = page.replace('"object":"page"', '"object":"' + "page" * 600_000 + '"')
+    assert read("openai", long).sums == read("openai", page).sums
