@@ -2,12 +2,13 @@
 quarters of an hour at the edges, and the spend rows of the time before the rollups. End users and tags have rollups of
 days alone, so the edges of a report by them are spend rows too."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 
 from billing.models import UsageCoverage
 from billing.reports.period import DAY_S, Period
+from billing.retention import rows_complete_from
 
 QUARTER_S = 900
 #: Dimensions that no series has: only days have rollups of them, each of its own.
@@ -22,12 +23,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`."""
+    """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`. `deleted`:
+    parts whose rows may have been deleted; their quarters know no end user and no tag."""
 
     rows: Sequence[Span]
     quarters: Sequence[Span] = ()
     days: Span | None = None
     cut_days: Collection[datetime] = ()
+    deleted: Sequence[Span] = ()
 
 
 def read_coverage(group_by: Collection[str]) -> date | None:
@@ -35,6 +38,33 @@ def read_coverage(group_by: Collection[str]) -> date | None:
     use."""
     days = UsageCoverage.objects.values_list("complete_from", "members_complete_from").first()
     return None if days is None else days[0] if MEMBERS.isdisjoint(group_by) else max(days)
+
+
+def find_deleted() -> Span | None:
+    """The span whose rows may have been deleted, and of which there are rollups."""
+    kept_from, complete_from = rows_complete_from(), read_coverage(())
+    if kept_from is None or complete_from is None:
+        return None
+    return Span(datetime.combine(complete_from, time.min, UTC), kept_from)
+
+
+def split_deleted(plan: Plan, period: Period, deleted: Span | None) -> Plan:
+    """The plan of a report by end user or tag, with the parts of `rows` that are deleted apart."""
+    if deleted is None or not _fits_quarters(period):
+        return plan
+    lost = [_cut(span, deleted.starts_at, deleted.ends_at) for span in plan.rows]
+    before = [_cut(span, span.starts_at, deleted.starts_at) for span in plan.rows]
+    behind = [_cut(span, max(deleted.starts_at, deleted.ends_at), span.ends_at) for span in plan.rows]
+    rows = [span for pair in zip(before, behind, strict=True) for span in pair]
+    return replace(plan, rows=_filled(rows), deleted=_filled(lost))
+
+
+def _cut(span: Span, starts_at: datetime, ends_at: datetime) -> Span:
+    return Span(max(span.starts_at, starts_at), min(span.ends_at, ends_at))
+
+
+def _filled(spans: Iterable[Span]) -> Sequence[Span]:
+    return [span for span in spans if span.starts_at < span.ends_at]
 
 
 def make_plan(period: Period, group_by: Sequence[str], complete_from: date | None) -> Plan:

@@ -34,7 +34,7 @@ from billing.models import SpendLog, UsageDay, UsageMemberDay, UsageQuarter, Usa
 from billing.models.usage import UsageSums
 from billing.pricing import COUNTS
 from billing.reports.period import DAY_S, HOUR_S, UNITS, Period, name_unit
-from billing.reports.plan import MEMBERS, Plan, Span, make_plan, read_coverage
+from billing.reports.plan import MEMBERS, Plan, Span, find_deleted, make_plan, read_coverage, split_deleted
 from billing.reports.query import COLUMNS, ReportQuery
 from billing.row_ids import first_id
 from billing.spend_rows import WITH_ESTIMATES
@@ -50,7 +50,7 @@ CHUNK_ROWS = 2_000  # that the database hands over at once
 SLACK = timedelta(days=1)
 COUNTERS = ("requests", "attempts", "failures", "failed_attempts", "estimated", "unpriced")
 ATTEMPTS = COUNTERS.index("attempts")
-#: The end users, or the tags, that a day's rollups have no room to name.
+#: The end users, or the tags, that a day's rollups have no room to name, and those of deleted rows without such sums.
 OTHER = "other"
 #: What a group has beside its members and its measures.
 KEYS = frozenset({"local_unit", "offset"})
@@ -110,7 +110,7 @@ def report_spend(
     total = NOTHING
     for group in _find_groups(rows, series, period, group_by):
         sums = _read_sums(group)
-        if "of_member" not in group:
+        if "is_part" not in group:
             total += sums
         for members in product(*(_members_of(name, group) for name in group_by)):
             known = folded.get(members)
@@ -129,14 +129,17 @@ def _find_groups(
 ) -> Iterator[Mapping[str, Any]]:
     """The groups of each table that the report reads, one table after the other."""
     plan = make_plan(period, group_by, None if series is None else read_coverage(group_by))
+    if series is not None and not MEMBERS.isdisjoint(group_by):
+        plan = split_deleted(plan, period, find_deleted())
     for span in plan.rows:
         yield from _stream(_group_rows(rows, span, period, group_by))
     if series is None:
         return
     if plan.quarters:
-        spans = [Q(starts_at__gte=span.starts_at, starts_at__lt=span.ends_at) for span in plan.quarters]
-        quarters = UsageQuarter.objects.filter(reduce(or_, spans))
-        yield from _stream(_group_sums(quarters, series, period, group_by))
+        yield from _stream(_group_sums(_quarters_of(plan.quarters), series, period, group_by))
+    if plan.deleted:
+        lost = _group_sums(_quarters_of(plan.deleted), series, period, group_by)
+        yield from ({**group, "of_member": OTHER} for group in _stream(lost))
     if plan.days is not None:
         days = _days_of(UsageDay.objects.all(), plan, plan.days)
         yield from _stream(_group_sums(days, series, period, group_by))
@@ -153,17 +156,23 @@ def _find_members(
     dimension: str,
 ) -> Iterator[Mapping[str, Any]]:
     """The groups of an end user or a tag. The sums by the other dimensions are there already, without a member: what
-    has one is taken from these."""
+    has one is taken from these, and is part of the total."""
     kind, every = (TAG, TAGGED[0]) if dimension == "tag" else (END_USER, END_USER)
     unnamed = _group_sums(days.filter(member__dimension=every), series, period, group_by, Value(""))
-    yield from ({**group, **_negate(group)} for group in _stream(unnamed))
+    yield from ({**group, **_negate(group), "is_part": True} for group in _stream(unnamed))
     name = Case(When(member__name=UNNAMED, then=Value(OTHER)), default=F("member__name"))
-    yield from _stream(_group_sums(days.filter(member__dimension=kind), series, period, group_by, name))
+    named = _group_sums(days.filter(member__dimension=kind), series, period, group_by, name)
+    yield from ({**group, "is_part": True} for group in _stream(named))
 
 
 def _negate(group: Mapping[str, Any]) -> Mapping[str, int]:
     """The measures of a group, which are to be taken from another one."""
     return {name: -value for name, value in group.items() if name not in KEYS and not name.startswith("of_") and value}
+
+
+def _quarters_of(spans: Sequence[Span]) -> QuerySet[UsageQuarter]:
+    within = [Q(starts_at__gte=span.starts_at, starts_at__lt=span.ends_at) for span in spans]
+    return UsageQuarter.objects.filter(reduce(or_, within))
 
 
 def _days_of(sums: QuerySet[Rollup], plan: Plan, span: Span) -> QuerySet[Rollup]:

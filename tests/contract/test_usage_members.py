@@ -12,7 +12,7 @@ from django.test import override_settings
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import correct_lost, price_pending, sweep_open
-from billing.models import FIRST_DAY, SpendLog, UsageCoverage, UsageMember, UsageMemberDay, Writer
+from billing.models import FIRST_DAY, SpendLog, SpendRetention, UsageCoverage, UsageMember, UsageMemberDay, Writer
 from billing.reports.plan import MEMBERS
 from billing.reports.query import DIMENSIONS
 from billing.rollup_rebuild import rebuild_day
@@ -190,3 +190,25 @@ def test_a_report_by_end_user_has_the_days_whose_rows_are_deleted() -> None:
     before = [report("UTC", member) for member in MEMBERS]
     SpendLog.objects.all().delete()
     assert [report("UTC", member) for member in MEMBERS] == before
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+def test_what_was_deleted_without_sums_of_its_end_users_is_other(zone: str) -> None:
+    begins = [datetime(2026, 3, day, hour, tzinfo=UTC) for day in (8, 9, 10) for hour in (1, 20)]
+    for started_at in begins:
+        make("ann", "red", started_at=started_at)
+        make(started_at=started_at)
+    price_all()
+    UsageCoverage.objects.update(members_complete_from=date(2026, 3, 9))
+    kept_from = datetime(2026, 3, 10, tzinfo=UTC)
+    SpendRetention.objects.create(id=1, complete_from=kept_from)
+    SpendLog.objects.filter(started_at__lt=kept_from).delete()
+    by_day = {members: sums.counts[0] for members, sums in report(zone, "end_user", "day").rows}
+    if zone == "UTC":
+        assert by_day == {
+            ("other", "2026-03-08"): 4,
+            **{(name, f"2026-03-{day}"): 2 for name in ("", "ann") for day in ("09", "10")},
+        }
+    for group_by in (("team", "end_user"), ("tag",), ("tag", "end_user"), ("hour", "tag"), ("tag", "week")):
+        assert report(zone, *group_by).total == report(zone, "key").total
+    assert list(verify_ledger()) == []
