@@ -33,15 +33,16 @@ class EventSource(Protocol):
 
 
 class _Frames(Generic[Event]):
-    """The events of frames that have been taken, and the error that follows them."""
+    """The events of frames that have been taken, and the error that follows them. An interrupt (Ctrl-C) at any place
+    loses none: an event is passed once it is made."""
 
     def __init__(self, call: EventSource, background: BackgroundLoop, read: ReadEvent[Event], error: MakeError) -> None:
         self.call = call
         self.background = background
         self._read = read
         self._error = error
-        self._splitter = EventSplitter()
-        self._events: Iterator[Event] = iter(())
+        self._batch: list[bytes] = []  # events
+        self._place = 0  # of the next one
         self._failure: CallFailed | None = None
         self._is_last = False
         self._received = 0  # batches of frames
@@ -50,14 +51,19 @@ class _Frames(Generic[Event]):
         return self.call.take(self._received)
 
     def feed(self, frames: bytes, is_last: bool, failure: CallFailed | None) -> None:
+        events = EventSplitter().feed(frames)
+        self._batch, self._place = events, 0
         self._is_last, self._failure = is_last, failure
         self._received += 1
-        self._events = self._decode(self._splitter.feed(frames))
 
     def next(self) -> Event | None:
         """The next event; None where frames must be taken first. Raises the error of the call, or StopIteration."""
-        for event in self._events:
-            return event
+        while self._place < len(self._batch):
+            data = event_data(self._batch[self._place])
+            event = self._read(orjson.loads(data)) if data is not None and data != b"[DONE]" else None
+            self._place += 1
+            if event is not None:
+                return event
         if self._is_last:
             failure, self._failure = self._failure, None
             if failure is not None:
@@ -68,13 +74,8 @@ class _Frames(Generic[Event]):
     def close(self) -> None:
         if not self._is_last:
             self.background.post(self.call.cancel)
-        self._is_last, self._events, self._failure = True, iter(()), None
-
-    def _decode(self, events: list[bytes]) -> Iterator[Event]:
-        for event in events:
-            data = event_data(event)
-            if data is not None and data != b"[DONE]":
-                yield self._read(orjson.loads(data))
+        self._is_last, self._failure = True, None
+        self._batch, self._place = [], 0
 
 
 class Stream(Generic[Event]):
