@@ -33,7 +33,7 @@ class StoredCalls:
         self._find_store = find_store
         self._runs = runs
 
-    async def get(self, response_id: str, include: Sequence[str], after: int | None) -> tuple[bytes, Details]:
+    async def get(self, response_id: str, include: Sequence[str] | None, after: int | None) -> tuple[bytes, Details]:
         """(the response's JSON, the details of a background response that this process has made)"""
         try:
             if after is not None:
@@ -45,7 +45,7 @@ class StoredCalls:
         told = self._runs.find_log(response_id)
         return body, told.read_details() if told is not None else NO_DETAILS
 
-    async def follow(self, response_id: str, include: Sequence[str], after: int | None) -> LogReader:
+    async def follow(self, response_id: str, include: Sequence[str] | None, after: int | None) -> LogReader:
         """The stream of the response, from the event behind number `after`. A background response is followed as it is
         made; of one whose log is gone the events are made from the response, and have other numbers."""
         try:
@@ -84,7 +84,7 @@ class StoredCalls:
             raise CallFailed(fault) from None
 
     async def items(
-        self, response_id: str, *, after: str, include: Sequence[str], limit: int, order: str
+        self, response_id: str, *, after: str, include: Sequence[str] | None, limit: int, order: str
     ) -> JsonObject:
         """A page of the response's input."""
         try:
@@ -121,7 +121,8 @@ class StoredCalls:
         return stored
 
 
-def _read_include(include: Sequence[str]) -> frozenset[str]:
-    if not INCLUDABLE.issuperset(include):
+def _read_include(include: Sequence[str] | None) -> frozenset[str]:
+    names = include or ()
+    if not isinstance(names, list | tuple | set | frozenset) or any(name not in INCLUDABLE for name in map(str, names)):
         raise BadRequest("Invalid value for 'include'.", param="include", code="invalid_value")
-    return frozenset(include)
+    return frozenset(names)
