@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: run test lint fmt bench soak prices e2e-real lock clean
+.PHONY: run test lint fmt bench soak prices sdk-examples e2e-real lock clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/python manage.py serve
@@ -35,6 +35,14 @@ soak: $(VENV)/.dev
 # The prices that come with the gateway, from genai-prices. A second opinion: PRICES='--litellm FILE'.
 prices: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/prices/build_seed.py $(PRICES)
+
+# The examples of docs/sdk.md by the library as pip installs it, in an environment and a folder of their own.
+SDK := $(abspath $(VENV))/sdk
+sdk-examples:
+	@$(PYTHON) -m venv --clear $(SDK)
+	@$(SDK)/bin/pip install -qq --disable-pip-version-check ".[sdk]"
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cp -r tests docs README.md "$$folder" && \
+		cd "$$folder" && $(SDK)/bin/python -m tests.sdk.examples
 
 # A real inference server with a tiny random model. It is built from source: a C and C++ compiler, and some minutes once.
 REAL := $(abspath $(VENV))/real
