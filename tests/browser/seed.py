@@ -77,6 +77,16 @@ def seed() -> None:
         Price.objects.create(
             provider="openai", model="catalogued", deployment_id="", lines={"input": "0.000001", "output@batch": "0.5"}
         )
+        terms = {"origin": "contract", "organization_id": organization.pk, "lines": {"input": "0.000001"}}
+        Price.objects.create(provider="openai", model=MARKUP, deployment_id="", **terms)
+        Price.objects.create(
+            provider="openai",
+            model=MARKUP,
+            deployment_id="",
+            status="draft",
+            origin="book",
+            lines={"output": "0.000002"},
+        )
         _limits(organization, key)
         tomorrow = timezone.now() + timedelta(days=1)
         Writer.objects.create(id="seed", seen_at=tomorrow)  # lives, so that the open row is not settled as lost

@@ -25,7 +25,15 @@ SignIn = Callable[..., Client]
 #: Screens that a role does not open, beside the forms that it does not write.
 STORED_SCREENS = {"stored responses", "stored responses, filtered", "conversations"}
 FORMS = {name for name in SCREENS if name.startswith(("add ", "issue ", "set ", "price calls", "schedule "))}
-PLATFORM_SCREENS = {"calls without a price", "repricing", "set a price", "price calls again"}
+PLATFORM_SCREENS = {
+    "calls without a price",
+    "repricing",
+    "set a price",
+    "set a price with a date",
+    "price calls again",
+    "contracts",
+    "drafts of prices",
+}
 CLOSED: dict[str, set[str]] = {
     "platform_admin": set(),
     "platform_viewer": FORMS,

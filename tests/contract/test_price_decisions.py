@@ -4,10 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from billing.contracts import set_lines
 from billing.models import Price, PriceAdjustment
 from gateway.deployments import save_deployment, set_price
 from gateway.models import Deployment
@@ -201,3 +204,21 @@ def test_a_viewer_sees_contracts_and_drafts_and_changes_none(people: People) -> 
         client.force_login(User.objects.create(username=role.value, role=role, organization=people.home))
         assert {client.get(page).status_code for page in (NEW, CONTRACTS, DRAFTS)} == {403}
         assert "Drafts" not in client.get("/console/prices/").content.decode()
+
+
+def test_a_page_makes_as_many_queries_for_many_rows_as_for_one(admin: Client) -> None:
+    def count(page: str) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert admin.get(page).status_code == 200
+        return len(queries)
+
+    def fill(first: int, end: int) -> None:
+        for number in range(first, end):
+            version("0.000002", model=f"m{number}")
+            draft(f"m{number}", "0.000003")
+            set_lines("home", "openai", f"m{number}", {"input": "0.000001"})
+
+    fill(0, 1)
+    few = {page: count(page) for page in (CONTRACTS, DRAFTS, "/console/prices/")}
+    fill(1, 20)
+    assert {page: count(page) for page in few} == few
