@@ -111,23 +111,22 @@ def _follow(contracts: Contracts, bases: Sequence[Price]) -> Iterator[Price]:
     in_force = {row.id for row in _latest_of_each(public, now)}
     known = {row.model for row in public if row.id not in new}
     organizations = sorted({organization_id for organization_id, _ in contracts})
+    starts: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+    for row in public:
+        if row.effective_from is not None:
+            starts[row.model, row.region].append(row.effective_from)
     for base in bases:
         is_set = base.origin == Price.Origin.SET
         if base.id not in in_force and not is_set and has_begun(base, now):
             continue
         begin = base.effective_from or now
-        span = (begin if is_set else max(begin, now), _find_end(base, public))
+        later = [at for at in starts[base.model, base.region] if at > begin]
+        span = (begin if is_set else max(begin, now), min(later, default=None))
         names = (base.model,) if base.model in known else (base.model, "")
         for organization_id in organizations:
             places = ((organization_id, name) for name in names)
             versions = next((contracts[place] for place in places if place in contracts), [])
             yield from _follow_one(versions, base, span)
-
-
-def _find_end(base: Price, public: Iterable[Price]) -> datetime | None:
-    """When another version of the catalogue follows this one."""
-    same = (row.effective_from for row in public if (row.model, row.region) == (base.model, base.region))
-    return min((at for at in same if at is not None and at > (base.effective_from or at)), default=None)
 
 
 def _follow_one(versions: Sequence[Price], base: Price, span: tuple[datetime, datetime | None]) -> Iterator[Price]:
