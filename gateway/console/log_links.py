@@ -9,7 +9,9 @@ from django.urls import reverse
 
 from billing.log_search import FAILURE, REQUESTS, WITHOUT_PRICE
 from billing.reports.period import HOUR_S, UNITS, Period
+from billing.reports.plan import MEMBERS
 from billing.reports.query import ReportQuery
+from billing.reports.spend import OTHER
 
 #: Dimension → the log's filter.
 FILTERS: Mapping[str, str] = {
@@ -31,7 +33,7 @@ FILTERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class LogLinks:
-    """The addresses of the rows that the numbers of one row of a report count."""
+    """The addresses of the rows that the numbers of one row of a report count; empty where there are none."""
 
     requests: str
     failures: str
@@ -39,10 +41,15 @@ class LogLinks:
 
 
 def link_to_log(query: ReportQuery, members: Sequence[str]) -> LogLinks:
-    """The links of a row of the report; without members those of the whole report."""
+    """The links of a row of the report; without members those of the whole report. The end users and tags that a day
+    has no room to name have none: no filter finds their rows."""
     begin, end = query.period.starts_at, query.period.ends_at
     filters: dict[str, str] = {}
     without: list[str] = []
+    if any(
+        dimension in MEMBERS and member == OTHER for dimension, member in zip(query.group_by, members, strict=False)
+    ):
+        return LogLinks("", "", "")
     for dimension, member in zip(query.group_by, members, strict=False):
         if dimension in UNITS:
             first, after = find_bounds(dimension, member, query.period)

@@ -208,6 +208,17 @@ def test_every_number_leads_to_exactly_its_rows(client: Client, zone: str, by: s
     assert all(escape(log.requests) in text for _numbers, log in amounts)
 
 
+@pytest.mark.parametrize("by", ["end_user", "tag,model_group"])
+def test_members_that_a_day_does_not_name_have_no_rows_to_show(client: Client, by: str) -> None:
+    make(end_user="other", tags='["other"]', application="other", finish="upstream_error", error_code="overloaded")
+    make(end_user="named", tags='["named"]')
+    answer = show(enter(client), group_by=by)
+    links = {line.members[0].id: line.log.requests for line in answer.context["lines"]}
+    assert (links["other"], "named" in links["named"]) == ("", True)
+    assert 'href=""' not in answer.content.decode()
+    assert "application=other" in show(client, group_by="application").content.decode()
+
+
 @pytest.mark.parametrize("query", [{"without": "cost_pusd"}, {"without": "tag,"}, {"counted": "all"}])
 def test_what_no_link_says_shows_no_other_rows(client: Client, query: dict[str, str]) -> None:
     make(tags='["x"]')
