@@ -41,6 +41,7 @@ LONGEST = {
     ReportSchedule.Frequency.WEEKLY: timedelta(days=8),
     ReportSchedule.Frequency.MONTHLY: timedelta(days=33),
 }
+RUN_KEY = "report-run:"
 RUNS, RUN_PERIOD = 10, timedelta(minutes=10)
 FILES_KEPT_FOR = timedelta(days=3)  # longer than a delivery is tried
 
@@ -49,14 +50,14 @@ def make_due_reports(busy_s: float) -> int:
     """Begins another report before so many seconds have passed. Returns how many were made or have failed."""
     end, count = time.monotonic() + busy_s, 0
     with scopes_disabled():  # the worker makes the reports of all organizations
-        now = database_now()
-        _plan_strayed(now)
-        for schedule in _find_due(now):
-            if claim(schedule, database_now()):
-                make_and_send(schedule)
-                count += 1
-            if time.monotonic() >= end:
-                break
+        _plan_strayed(database_now())
+        while due := _find_due(database_now()):
+            for schedule in due:
+                if claim(schedule, database_now()):
+                    make_and_send(schedule)
+                    count += 1
+                if time.monotonic() >= end:
+                    return count
     return count
 
 
@@ -64,16 +65,16 @@ def run_now(schedule: ReportSchedule, now: datetime, departure: ClientDeparture 
     """Makes and sends the report at once, as if it were due; its plan stays. Raises RateLimited, ClientFault and
     GatewayFault."""
     made = make(schedule, now, most_s=settings.TOLLGATE_REPORT_TIMEOUT_S, departure=departure)
-    prefix = f"report-run:{schedule.organization_id or ''}:"
     with write_transaction():
-        recent = Alert.objects.filter(key__startswith=prefix, created_at__gt=now - RUN_PERIOD)
+        own = Alert.objects.filter(kind=AlertKind.REPORT, organization_id=schedule.organization_id)
+        recent = own.filter(key__startswith=RUN_KEY, created_at__gt=now - RUN_PERIOD)
         if recent.count() >= RUNS:
             raise RateLimited(
                 f"At most {RUNS} reports are sent on demand in {RUN_PERIOD // timedelta(minutes=1)} minutes.",
                 code="too_many_runs",
                 headers=((b"retry-after", str(int(RUN_PERIOD.total_seconds())).encode()),),
             )
-        return _record(schedule, made, f"{prefix}{new_id()}", now)
+        return _record(schedule, made, f"{RUN_KEY}{new_id()}", now)
 
 
 def purge_files(now: datetime) -> None:

@@ -26,8 +26,8 @@ DEFAULT_HOUR = 8
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a schedule says. None: as it is, or the default of a new one; `weekday` and `day` are those of its
-    frequency alone."""
+    """The fields of a schedule. None: as it is, or the default of a new one; `weekday` and `day` are for a weekly and a
+    monthly one alone."""
 
     name: str | None = None
     group_by: str | None = None

@@ -153,6 +153,15 @@ def test_what_was_missed_while_no_worker_ran_is_caught_up_once() -> None:
     assert Alert.objects.count() == AlertDelivery.objects.count() == 1
 
 
+def test_all_that_is_due_is_made_while_there_is_time() -> None:
+    channel = add_channel()
+    for _ in range(3):
+        schedule(channel)
+    assert make_due_reports(0) == 1
+    assert make_due_reports(60) == 2
+    assert Alert.objects.count() == 3
+
+
 @pytest.mark.only_on("postgres")
 def test_workers_that_look_at_once_send_a_report_once() -> None:
     for number in range(4):
