@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
 ALERTS = 50  # of a page
-MAX_ROWS = 200  # channels and schedules, the oldest by name
+MAX_ROWS = 200  # channels, and schedules: those of four organizations at least
 MAX_DELIVERIES = 20  # of one alert
 #: State of deliveries → its badge, and its words.
 STATES: Mapping[str, tuple[str, "StrOrPromise"]] = {
@@ -65,11 +65,15 @@ def show_alerts(site: AdminSite, request: HttpRequest) -> HttpResponse:
     state = state if state in STATES else ""
     channels = readable_rows(request, Area.ALERTS, AlertChannel.objects.select_related("organization"))
     schedules = readable_rows(request, Area.ALERTS, ReportSchedule.objects.select_related("organization"))
+    shown_channels = list(channels.order_by("name", "id")[:MAX_ROWS])
+    shown_schedules = list(schedules.order_by("name", "id")[:MAX_ROWS])
     context: Context = {
         **site.each_context(request),
         "title": _("Alerts"),
-        "channels": channels.order_by("name", "id")[:MAX_ROWS],
-        "schedules": [_describe_schedule(row) for row in schedules.order_by("name", "id")[:MAX_ROWS]],
+        "channels": shown_channels,
+        "schedules": [_describe_schedule(row) for row in shown_schedules],
+        "is_cut": MAX_ROWS in {len(shown_channels), len(shown_schedules)},
+        "most": MAX_ROWS,
         "may_change": may_change_alerts(request),
         "sees_all": sees_all(request),
         "state": state,

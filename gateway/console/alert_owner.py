@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from django import forms
 from django.db import models
 from django.http import Http404, HttpRequest
+from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget
 
@@ -57,18 +58,24 @@ class OwnedForm(forms.Form):
             places = Organization.objects.order_by("name").values_list("id", "name")[:MAX_OWNERS]
             choices: list[tuple[str, StrOrPromise]] = [("", _("The platform: all organizations")), *places]
             self.fields["organization"] = forms.ChoiceField(
-                label=_("Organization"), choices=choices, required=False, widget=UnfoldAdminSelectWidget()
+                label=_("Organization"),
+                choices=choices,
+                required=False,
+                widget=UnfoldAdminSelectWidget(),
+                help_text=_("The first %d by name; the API takes any.") % MAX_OWNERS
+                if len(places) == MAX_OWNERS
+                else "",
             )
             self.order_fields(["organization"])
 
     def find_owner(self) -> Organization | None:
         """None: the platform's. Of others than platform admins their own organization, whatever the form says."""
-        if "organization" in self.fields:
-            return Organization.objects.filter(pk=self.cleaned_data["organization"]).first()
-        organization_id = self._caller.organization_id if self._caller is not None else None
-        if organization_id is None:
-            raise Http404
-        return Organization.objects.get(pk=organization_id)
+        is_platform = "organization" in self.fields
+        if is_platform and not self.cleaned_data["organization"]:
+            return None
+        own = self._caller.organization_id if self._caller is not None else None
+        owner = self.cleaned_data["organization"] if is_platform else own
+        return get_object_or_404(Organization, pk=owner)  # never the platform's where it was deleted meanwhile
 
 
 def add_refusal(form: forms.Form, refusal: ArgumentInvalid | BadRequest, fields: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The form of a scheduled report, and what a schedule is in words."""
+"""The form of a scheduled report, and the words for its time."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -112,7 +112,7 @@ class ScheduleForm(OwnedForm):
         field.choices = [(channel.id, _name_channel(channel, has_owner=has_owners)) for channel in channels]
 
     def settings(self) -> Settings:
-        """What the form says, once it is valid."""
+        """The values of a form that is valid."""
         data = self.cleaned_data
         return Settings(
             name=data["name"],
