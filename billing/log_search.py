@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 from django.db import connection
-from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySet, Value
+from django.db.models import BooleanField, Case, Exists, F, Func, OuterRef, Q, QuerySet, Value, When
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import StrIndex
 from django.db.models.lookups import GreaterThan
@@ -395,9 +395,13 @@ def _walk(matching: QuerySet[SpendLog], lead: Lead, span: Span, size: int, windo
 
 def keep_last(rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
     """One row of each request: the last attempt of those in `rows`. It is found in the index of requests, row by row,
-    so that a page of any table reads its own rows only."""
-    later = rows.order_by().filter(request_id=OuterRef("request_id"), attempt__gt=OuterRef("attempt"))
-    return rows.filter(~Exists(later.values("pk")))
+    so that a page of any table reads its own rows only. The conditions of `rows` are hidden from the planner: it would
+    read all rows of a value that it takes for rare, having not seen it yet, for each row of the page."""
+    found = SpendLog._base_manager.filter(request_id=OuterRef("request_id"), attempt__gt=OuterRef("attempt"))
+    # Not as =, for which PostgreSQL may first read all of `rows` into a hash
+    same = rows.order_by().filter(_IsOneOf(F("id"), OuterRef("id")))
+    is_one = Case(When(Exists(same.values("pk")), then=True), default=False)
+    return rows.filter(~Exists(found.filter(is_one).values("pk")))
 
 
 def has_tag(tag: str) -> Q:

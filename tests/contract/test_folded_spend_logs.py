@@ -241,3 +241,17 @@ def test_the_attempts_that_follow_are_found_in_the_index_of_requests() -> None:
     assert "spend_log_attempt_is_unique" in plan or "sqlite_autoindex_billing_spendlog" in plan, plan
     assert "TEMP B-TREE" not in plan
     assert "Sort" not in plan
+
+
+@pytest.mark.only_on("postgres")
+def test_a_value_that_seems_rare_does_not_lead_to_the_attempts_that_follow() -> None:
+    """For each row of the page all rows of the value would be read."""
+    log_request({}, ANSWERED)
+    with scopes_disabled(), connection.cursor() as cursor:
+        rows = keep_last(SpendLog.objects.filter(state="aborted")).order_by("state", "-id")[:51]
+        for name in ("seqscan", "mergejoin", "hashjoin"):
+            cursor.execute(f"SET enable_{name} = off")
+        plan = rows.explain()
+        for name in ("seqscan", "mergejoin", "hashjoin"):
+            cursor.execute(f"RESET enable_{name}")
+    assert "spend_log_attempt_is_unique" in plan, plan
