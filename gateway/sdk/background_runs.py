@@ -4,6 +4,7 @@ They end with the process. Until a response has ended this process alone knows i
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from gateway.protocol.dialects.responses.stored import StoredResponse
 from gateway.protocol.errors import ClientFault, Fault, GatewayFault
 from gateway.protocol.json.types import JsonObject
 from gateway.sdk.details import Details
-from gateway.sdk.event_logs import EventLog, KeptLogs, ToldLog
+from gateway.sdk.event_logs import CallLog, EventLog, KeptLogs
 from gateway.sdk.ledger import CallLedger
 from gateway.state.unit_of_work import UnitOfWork
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_RUNNING = 1000
 MAX_RUNNING_BYTES = 256 * 1024 * 1024  # of the logs of those that are being made
 UNFORESEEN: JsonObject = {"code": "server_error", "message": "The SDK failed on this response."}
+FINISH_LIMIT_S = 10.0  # for the last write of a response, while it is cancelled
 EXIT: JsonObject = {"code": "server_error", "message": "The process ended before the response was complete."}
 
 
@@ -49,14 +51,15 @@ class BackgroundRun:
         self._response_services = response_services
         self._ledger = ledger
         self._is_cancelled = False
+        self._is_finishing = False
         self._task: asyncio.Task[None] | None = None
         self.stored = replace(run.stored, response=events[-1]["response"])  # as it is now
         self.log = EventLog()
         self.log.add(events)
 
     @property
-    def told(self) -> ToldLog:
-        return ToldLog(self.log, lambda: Details(tuple(self._ledger.attempts)))
+    def call_log(self) -> CallLog:
+        return CallLog(self.log, lambda: Details(tuple(self._ledger.attempts)))
 
     def start(self, catalog: Catalog, services: Services, on_end: Callable[[], None]) -> None:
         self._task = asyncio.create_task(self._make(catalog, services))
@@ -68,6 +71,10 @@ class BackgroundRun:
             self._is_cancelled = True
             self._task.cancel()
             await asyncio.wait([self._task])
+            if self._is_finishing:  # the last write is shielded from the cancellation, and goes on
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FINISH_LIMIT_S):
+                        await self.log.wait_for_end()
             await self._end("cancelled", None)  # also where the task had not begun
 
     async def find_principal(self, key_digest: str) -> Principal:
@@ -81,10 +88,12 @@ class BackgroundRun:
 
     def finish(self, unit: UnitOfWork, stored: StoredResponse, events: Sequence[JsonObject]) -> None:
         async def end() -> None:
-            self.stored = stored
-            self.log.add(events)
-            self.log.end()
+            if not self.log.is_ended:
+                self.stored = stored
+                self.log.add(events)
+                self.log.end()
 
+        self._is_finishing = True
         self._response_services.responses.add(unit, stored)
         unit.follow_up(end)
 
@@ -139,7 +148,7 @@ class BackgroundRuns:
         services: Services,
         response_services: ResponseServices,
         ledger: CallLedger,
-    ) -> tuple[StoredResponse, ToldLog]:
+    ) -> tuple[StoredResponse, CallLog]:
         """The response as it is queued, and its events. Raises ClientFault where no upstream takes it, or too many are
         being made."""
         running = self._running.values()
@@ -154,17 +163,17 @@ class BackgroundRuns:
         response_id = made.stored.id
         run = self._running[response_id] = BackgroundRun(made, events, principal, response_services, ledger)
         run.start(catalog, services, lambda: self._keep(response_id))
-        return made.stored, run.told
+        return made.stored, run.call_log
 
     def find(self, response_id: str) -> StoredResponse | None:
         """The response, while it is being made."""
         run = self._running.get(response_id)
         return run.stored if run is not None else None
 
-    def find_log(self, response_id: str) -> ToldLog | None:
+    def find_log(self, response_id: str) -> CallLog | None:
         """None where this process has not made the response, or has dropped the log."""
         run = self._running.get(response_id)
-        return run.told if run is not None else self._kept.find(response_id)
+        return run.call_log if run is not None else self._kept.find(response_id)
 
     def forget(self) -> None:
         """Another process makes them."""
@@ -185,4 +194,4 @@ class BackgroundRuns:
     def _keep(self, response_id: str) -> None:
         run = self._running.pop(response_id, None)
         if run is not None:
-            self._kept.add(response_id, run.told)
+            self._kept.add(response_id, run.call_log)

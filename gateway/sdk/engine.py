@@ -175,10 +175,10 @@ class Engine:
             create = await read_sized(len(inbound.body), interpret, inbound)
             response_services = self.response_services()
             turn = await open_turn(create, PRINCIPAL, services, response_services, is_background=True)
-            stored, told = self.runs.begin(turn, inbound, PRINCIPAL, catalog, services, response_services, ledger)
+            stored, call_log = self.runs.begin(turn, inbound, PRINCIPAL, catalog, services, response_services, ledger)
         except Fault as fault:
             raise CallFailed(fault, ledger.attempts) from None
-        return orjson.dumps(render_response(stored.response, create.include)), told.read(include=create.include)
+        return orjson.dumps(render_response(stored.response, create.include)), call_log.read(include=create.include)
 
     async def _open(self) -> _Parts:
         loop = asyncio.get_running_loop()

@@ -48,13 +48,17 @@ class EventLog:
             await self._news.wait()
         return len(self._events)
 
+    async def wait_for_end(self) -> None:
+        while not self.is_ended:
+            await self._news.wait()
+
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
 
 @dataclass(frozen=True, slots=True)
-class ToldLog:
+class CallLog:
     """A log, and the details of its call as far as it has come."""
 
     log: EventLog
@@ -68,16 +72,16 @@ class ToldLog:
 class LogReader:
     """See gateway.sdk.streams.EventSource. The response goes on when its reader is closed."""
 
-    def __init__(self, told: ToldLog, after: int, include: frozenset[str]) -> None:
-        self._told = told
-        self._log = told.log
+    def __init__(self, call_log: CallLog, after: int, include: frozenset[str]) -> None:
+        self._call_log = call_log
+        self._log = call_log.log
         self._include = include
         self._start = self._end = after + 1  # of the batch that was taken last
         self._taken = 0  # batches
 
     @property
     def details(self) -> Details:
-        return self._told.read_details()
+        return self._call_log.read_details()
 
     async def take(self, received: int) -> tuple[bytes, bool, CallFailed | None]:
         if received >= self._taken:
@@ -96,16 +100,16 @@ class KeptLogs:
     """The logs of responses that have ended; the oldest ones go where they are too large."""
 
     def __init__(self) -> None:
-        self._logs: OrderedDict[str, ToldLog] = OrderedDict()
+        self._logs: OrderedDict[str, CallLog] = OrderedDict()
         self._size_bytes = 0
 
-    def add(self, response_id: str, told: ToldLog) -> None:
-        self._logs[response_id] = told
-        self._size_bytes += told.log.size_bytes
+    def add(self, response_id: str, call_log: CallLog) -> None:
+        self._logs[response_id] = call_log
+        self._size_bytes += call_log.log.size_bytes
         while self._size_bytes > MAX_KEPT_BYTES:
             self.drop(next(iter(self._logs)))
 
-    def find(self, response_id: str) -> ToldLog | None:
+    def find(self, response_id: str) -> CallLog | None:
         return self._logs.get(response_id)
 
     def drop(self, response_id: str) -> None:
@@ -118,9 +122,9 @@ class KeptLogs:
         self._size_bytes = 0
 
 
-def replay_log(events: Sequence[JsonObject]) -> ToldLog:
+def replay_log(events: Sequence[JsonObject]) -> CallLog:
     """The log of a response that has ended, from its events."""
     log = EventLog()
     log.add(events)
     log.end()
-    return ToldLog(log, lambda: NO_DETAILS)
+    return CallLog(log, lambda: NO_DETAILS)

@@ -1,5 +1,6 @@
 """CallLedger: the pipeline's Ledger port for one call. It prices the attempts, and stores what their steps add."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from billing.ledger import MAX_CALL_TOKENS, attempt_cost
@@ -36,4 +37,5 @@ class CallLedger:
         for step in attempt.steps:
             step(attempt, unit)
         if unit.operations or unit.follow_ups:
-            await self._commit(unit)
+            # Shielded: what follows the write happens though the call is cancelled while it is written
+            await asyncio.shield(self._commit(unit))

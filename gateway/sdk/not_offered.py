@@ -51,5 +51,5 @@ REASONS: Mapping[str, str] = {
 UNKNOWN = "fields of one provider alone go into extra_body"
 
 
-def reason(name: str) -> str:
+def find_reason(name: str) -> str:
     return REASONS.get(name, UNKNOWN)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from gateway.protocol.provider import Provider
-from gateway.sdk.not_offered import reason
+from gateway.sdk.not_offered import find_reason
 
 Fallbacks = Sequence[str] | Sequence[Mapping[str, object]] | Mapping[str, object]
 Object = Mapping[str, object]
@@ -160,7 +160,7 @@ def check_names(function: str, options: Mapping[str, object], known: Iterable[st
     """Raises TypeError as Python does for an argument that a function does not have."""
     unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}: {reason(unknown[0])}")
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}: {find_reason(unknown[0])}")
 
 
 def own_options(provider: Provider) -> frozenset[str]:

@@ -42,8 +42,8 @@ class StoredCalls:
             body = orjson.dumps(render_response(stored.response, _read_include(include)))
         except Fault as fault:
             raise CallFailed(fault) from None
-        told = self._runs.find_log(response_id)
-        return body, told.read_details() if told is not None else NO_DETAILS
+        call_log = self._runs.find_log(response_id)
+        return body, call_log.read_details() if call_log is not None else NO_DETAILS
 
     async def follow(self, response_id: str, include: Sequence[str] | None, after: int | None) -> LogReader:
         """The stream of the response, from the event behind number `after`. A background response is followed as it is
@@ -53,14 +53,14 @@ class StoredCalls:
                 raise invalid_value("starting_after", "it must be an integer that is not negative")
             included = _read_include(include)
             stored = await self._find(response_id)
-            told = self._runs.find_log(response_id)
-            if told is None:
+            call_log = self._runs.find_log(response_id)
+            if call_log is None:
                 if stored.is_background and after is not None:
                     raise invalid_value("starting_after", "the events of this response are not kept any more")
-                told = replay_log(replay_events(stored.response, INCLUDABLE))
+                call_log = replay_log(replay_events(stored.response, INCLUDABLE))
         except Fault as fault:
             raise CallFailed(fault) from None
-        return told.read(-1 if after is None else after, included)
+        return call_log.read(-1 if after is None else after, included)
 
     async def delete(self, response_id: str) -> JsonObject:
         """A response in progress ends."""

@@ -1,6 +1,7 @@
 """Streams of background responses: followed as they are made, resumed at any event, and ended by a cancellation."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,9 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from gateway import sdk
 from gateway.protocol.json.types import JsonObject
+from gateway.sdk.process import PROCESS
+from gateway.sdk.sessions import MemoryStore
+from gateway.state.unit_of_work import UnitOfWork
 from tests.fakes.responses_grammar import check
 from tests.fakes.upstream import CREDENTIAL, Answer, FakeUpstream
 from tests.sdk.waiting import eventually
@@ -203,3 +207,33 @@ def test_a_store_that_fails_ends_the_stream(upstream: FakeUpstream, tmp_path: Pa
             file.unlink()
         events += list(stream)
     assert check(plain(events))["status"] == "failed"
+
+
+class HeldStore(MemoryStore):
+    """A store whose writes last until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_writing = threading.Event()
+        self._may_go = asyncio.Event()
+
+    def let_go(self) -> None:
+        PROCESS.background.post(self._may_go.set)
+
+    async def commit(self, unit: UnitOfWork) -> None:
+        self.is_writing.set()
+        await self._may_go.wait()
+        await super().commit(unit)
+
+
+def test_a_cancellation_during_the_last_write_changes_nothing() -> None:
+    store = HeldStore()
+    PROCESS.store = store
+    stream = sdk.responses("hello", "mock/echo", background=True, stream=True)
+    events, response_id = first_events(stream, 3)
+    assert store.is_writing.wait(20)
+    threading.Timer(0.1, store.let_go).start()
+    assert sdk.cancel_responses(response_id).status == "completed"
+    events += list(stream)
+    assert check(plain(events))["status"] == "completed"
+    assert sdk.get_responses(response_id).status == "completed"

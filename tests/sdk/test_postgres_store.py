@@ -10,6 +10,7 @@ import pytest
 from openai.types.responses import Response
 
 from gateway import sdk
+from gateway.sdk.postgres_database import PostgresDatabase
 from gateway.sdk.process import PROCESS
 from tests.fakes.services import Postgres, running_postgres
 from tests.sdk.waiting import eventually
@@ -49,6 +50,12 @@ def test_a_role_that_may_only_use_the_table_is_enough(postgres: Postgres) -> Non
     place = urlsplit(url).netloc.rpartition("@")[2]
     sdk.configure(store=url.replace(urlsplit(url).netloc, f"{role}@{place}"))
     assert sdk.get_responses(create("hello").id).output_text == "Echo: hello"
+
+
+async def test_processes_that_begin_together_make_one_table(postgres: Postgres) -> None:
+    url = postgres.fresh_database()
+    await asyncio.gather(*(PostgresDatabase(url).prepare() for _ in range(8)))
+    assert execute(url, f"SELECT count(*) FROM {TABLE}") == [(0,)]
 
 
 def test_a_table_of_another_version_is_refused(postgres: Postgres) -> None:
