@@ -7,7 +7,7 @@ what is left was never in one of the two. What has no rate has no cause: it is u
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
@@ -146,8 +146,7 @@ def _rates_of(rows: Iterable[Theirs]) -> dict[Component, tuple[Fraction, tuple[s
     the region with most tokens."""
     amounts: dict[tuple[Component, str, str], list[int]] = {}
     for row in rows:
-        for charge in row.charges:
-            tokens = _tokens_of(row, charge)
+        for charge, tokens in _count_charges(row):
             if charge.component in TOKENS and tokens and charge.pusd >= 0:
                 sums = amounts.setdefault((charge.component, charge.tier, charge.region), [0, 0])
                 sums[0] += tokens
@@ -159,13 +158,14 @@ def _rates_of(rows: Iterable[Theirs]) -> dict[Component, tuple[Fraction, tuple[s
     return found
 
 
-def _tokens_of(row: Theirs, charge: Charge) -> int | None:
-    """The tokens that a charge is for: its own quantity, or the count of its component and tier where it is the only
-    charge for them."""
-    if charge.tokens is not None:
-        return charge.tokens
-    same = [other for other in row.charges if (other.component, other.tier) == (charge.component, charge.tier)]
-    return row.usage.get((charge.component, charge.tier)) if len(same) == 1 else None
+def _count_charges(row: Theirs) -> Iterator[tuple[Charge, int | None]]:
+    """The charges with the tokens that each is for: its own quantity, or the count of its component and tier where it
+    is the only charge for them; None where it is not known."""
+    same = Counter((charge.component, charge.tier) for charge in row.charges)
+    for charge in row.charges:
+        kind = charge.component, charge.tier
+        counted = row.usage.get(kind) if same[kind] == 1 else None
+        yield charge, counted if charge.tokens is None else charge.tokens
 
 
 # Midnight
@@ -208,7 +208,7 @@ def _compare_day(
     parts: dict[Cause, Fraction] = defaultdict(Fraction)
     tokens: Counter[Cause] = Counter()
     is_known = True
-    uncounted = {charge.component for charge in theirs.charges if _tokens_of(theirs, charge) is None}
+    uncounted = {charge.component for charge, count in _count_charges(theirs) if count is None}
     for component in TOKENS:
         if component in uncounted:
             is_known = False
@@ -255,11 +255,11 @@ def _split_tokens(component: Component, theirs: int, ours: Ours, moved: int) -> 
 def _add_variants(theirs: Theirs, rates: Mapping[Component, Fraction], parts: dict[Cause, Fraction]) -> None:
     """The part of the invoice that is no token, and what other tiers and regions cost more than the usual one."""
     usual = _rates_of([theirs])
-    for charge in theirs.charges:
+    for charge, tokens in _count_charges(theirs):
         if charge.component not in TOKENS:
             parts[_CHARGES[charge.component]] += charge.pusd
             continue
-        tokens, rate = _tokens_of(theirs, charge), rates.get(charge.component)
+        rate = rates.get(charge.component)
         if tokens is None or rate is None or charge.component not in usual:
             continue
         _, (tier, region) = usual[charge.component]

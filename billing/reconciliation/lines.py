@@ -16,7 +16,7 @@ from gateway.protocol.amounts import PLACES
 PRECISION = 80
 MAX_NUMBER_CHARS = 64
 MAX_PUSD = 2**62  # 4.6 million USD for one day, model and component
-MAX_QUANTITY = 2**60
+MAX_QUANTITY = 10**13  # sums of 50,000 of them are within 64 bits, which SQLite adds in
 MAX_KEYS = 50_000
 MAX_NAME = 255
 _NUMBER = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,2})?", re.ASCII)

@@ -80,7 +80,8 @@ def reconcile(spend: SpendRows, query: ReconciliationQuery) -> Reconciliation:
         covered = sorted({day for day, _ in theirs})
         period = Period(covered[0], covered[-1], UTC)
         ours = read_ours(spend, period, source.providers, names)
-        of_days = {place: row for place, row in ours.items() if place[0] in set(covered)}
+        are_covered = frozenset(covered)
+        of_days = {place: row for place, row in ours.items() if place[0] in are_covered}
         differences = compare(of_days, theirs)
         rows += [(name, row) for row in differences]
         for row in differences:
