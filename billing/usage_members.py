@@ -42,9 +42,11 @@ class Member(NamedTuple):
 
 
 _KEYS = sql.names(["starts_at", "organization_id", "dimension", "name"])
+#: A row value in a list of VALUES would read the whole table on SQLite.
 _FIND = sql.fill(
-    "SELECT {keys}, id FROM billing_usagemember WHERE ({keys}) IN (VALUES {{rows}})",
+    "SELECT {keys}, id FROM (VALUES {{rows}}) AS wanted CROSS JOIN billing_usagemember WHERE {equal}",
     keys=_KEYS,
+    equal=" AND ".join(f"{name} = wanted.column{place}" for place, name in enumerate(Member._fields, 1)),
 )
 _COUNT = (
     "SELECT count(*) FROM billing_usagemember "

@@ -7,8 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import F, Sum
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import correct_lost, price_pending, sweep_open
@@ -16,6 +18,7 @@ from billing.models import FIRST_DAY, SpendLog, SpendRetention, UsageCoverage, U
 from billing.reports.plan import MEMBERS
 from billing.reports.query import DIMENSIONS
 from billing.rollup_rebuild import rebuild_day
+from billing.usage_members import Member, find_members
 from billing.verification import verify_ledger
 from tests.contract.bookkeeping import make_open, make_rows
 from tests.contract.test_rollups import make_world, report, settle
@@ -212,3 +215,17 @@ def test_what_was_deleted_without_sums_of_its_end_users_is_other(zone: str) -> N
     for group_by in (("team", "end_user"), ("tag",), ("tag", "end_user"), ("hour", "tag"), ("tag", "week")):
         assert report(zone, *group_by).total == report(zone, "key").total
     assert list(verify_ledger()) == []
+
+
+@pytest.mark.only_on("sqlite")
+def test_members_are_found_by_an_index() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        find_members([Member(datetime(2026, 3, 10), "home", "end_user", name) for name in ("ann", "bob")])
+    looked_up = [query["sql"] for query in queries if query["sql"].startswith("SELECT starts_at")]
+    assert looked_up
+    for text in looked_up:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {text}")
+            plan = " ".join(row[3] for row in cursor.fetchall())
+        assert "SEARCH billing_usagemember USING" in plan
+        assert "SCAN billing_usagemember" not in plan
