@@ -1,8 +1,14 @@
-"""The tables that a report reads: the rollups of days where a whole day of UTC is in one row of the report, those of
-quarters of an hour at the edges, and the spend rows of the time before the rollups. End users and tags have rollups of
-days alone, so the edges of a report by them are spend rows too."""
+"""The tables that a report reads: the rollups of days for whole days of UTC, those of quarters of an hour at the edges,
+and the spend rows of the time before the rollups. End users and tags have rollups of days alone, so the edges of a
+report by them are spend rows too.
 
-from collections.abc import Collection, Iterable, Sequence
+A day of UTC in which a unit of the report begins is cut. It is read whole, for the unit of its noon; the quarters on
+the other side of the cut are read too, and moved to the unit that they are of. So a report by day in a zone an hour
+beside UTC reads the quarters of one hour in 24. End users and tags cannot be moved: their cut days are spend rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 
@@ -11,6 +17,7 @@ from billing.reports.period import DAY_S, Period
 from billing.retention import rows_complete_from
 
 QUARTER_S = 900
+NOON_S = DAY_S // 2
 #: Dimensions that no series has: only days have rollups of them, each of its own.
 MEMBERS = frozenset({"end_user", "tag"})
 
@@ -23,14 +30,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`. `deleted`:
-    parts whose rows may have been deleted; their quarters know no end user and no tag."""
+    """Disjoint parts of a period. `days`: the whole days from the first to the last, without `cut_days`. `moved`: the
+    quarters of these days that are of another unit than the noon of their day. `deleted`: parts whose rows may have
+    been deleted; their quarters know no end user and no tag."""
 
     rows: Sequence[Span]
     quarters: Sequence[Span] = ()
     days: Span | None = None
     cut_days: Collection[datetime] = ()
     deleted: Sequence[Span] = ()
+    moved: Sequence[Span] = ()
 
 
 def read_coverage(group_by: Collection[str]) -> date | None:
@@ -91,14 +100,31 @@ def _plan_sums(period: Period, group_by: Sequence[str], complete_from: date) -> 
     first, last = -(-covered // DAY_S) * DAY_S, end // DAY_S * DAY_S
     if first >= last:
         return Plan(rows, [Span(_instant(covered), period.ends_at)])
-    cut = sorted(
-        {day for at in period.find_starts(group_by) if first < at < last and (day := at // DAY_S * DAY_S) != at}
-    )
-    edges = [(covered, first), *((day, day + DAY_S) for day in cut), (last, end)]
-    if len(cut) * DAY_S == last - first:
+    cuts = _find_cuts(period, group_by, first, last)
+    can_move = MEMBERS.isdisjoint(group_by)
+    cut_days = [day for day, instants in cuts.items() if len(instants) > 1 or not can_move]
+    if len(cut_days) * DAY_S == last - first:
         return Plan(rows, [Span(_instant(covered), period.ends_at)])
+    edges = [(covered, first), *((day, day + DAY_S) for day in cut_days), (last, end)]
     quarters = [Span(_instant(one), _instant(other)) for one, other in edges if one < other]
-    return Plan(rows, quarters, Span(_instant(first), _instant(last)), [_instant(day) for day in cut])
+    moved = [_far_side(day, instants[0]) for day, instants in cuts.items() if len(instants) == 1 and can_move]
+    days = Span(_instant(first), _instant(last))
+    return Plan(rows, quarters, days, [_instant(day) for day in cut_days], moved=moved)
+
+
+def _find_cuts(period: Period, group_by: Sequence[str], first: int, last: int) -> Mapping[int, list[int]]:
+    """Day of UTC, ascending → the instants within it at which a unit begins."""
+    cuts: dict[int, list[int]] = defaultdict(list)
+    for at in period.find_starts(group_by):
+        if first < at < last and at % DAY_S:
+            cuts[at // DAY_S * DAY_S].append(at)
+    return cuts
+
+
+def _far_side(day: int, cut: int) -> Span:
+    """The part of a day that its noon is not in."""
+    one, other = (day, cut) if cut <= day + NOON_S else (cut, day + DAY_S)
+    return Span(_instant(one), _instant(other))
 
 
 def _fits_quarters(period: Period) -> bool:

@@ -5,12 +5,13 @@ The database groups by the columns and by the local hour or day; the units of ti
 request counts once, by the attempt that was its end; each attempt counts its own cost and tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from itertools import product
 from operator import or_
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from django.db.models import BigIntegerField, Case, Count, F, Q, QuerySet, Sum, Value, When
@@ -34,7 +35,16 @@ from billing.models import SpendLog, UsageDay, UsageMemberDay, UsageQuarter, Usa
 from billing.models.usage import UsageSums
 from billing.pricing import COUNTS
 from billing.reports.period import DAY_S, HOUR_S, UNITS, Period, name_unit
-from billing.reports.plan import MEMBERS, Plan, Span, find_deleted, make_plan, read_coverage, split_deleted
+from billing.reports.plan import (
+    MEMBERS,
+    NOON_S,
+    Plan,
+    Span,
+    find_deleted,
+    make_plan,
+    read_coverage,
+    split_deleted,
+)
 from billing.reports.query import COLUMNS, ReportQuery
 from billing.row_ids import first_id
 from billing.spend_rows import WITH_ESTIMATES
@@ -52,8 +62,9 @@ COUNTERS = ("requests", "attempts", "failures", "failed_attempts", "estimated", 
 ATTEMPTS = COUNTERS.index("attempts")
 #: The end users, or the tags, that a day's rollups have no room to name, and those of deleted rows without such sums.
 OTHER = "other"
+NOON = "noon_unit"  # of a group: the local day for which its day of UTC is read
 #: What a group has beside its members and its measures.
-KEYS = frozenset({"local_unit", "offset"})
+KEYS = frozenset({"local_unit", "offset", NOON})
 Rollup = TypeVar("Rollup", bound=UsageSums)
 
 
@@ -142,10 +153,14 @@ def _find_groups(
         yield from ({**group, "of_member": OTHER} for group in _stream(lost))
     if plan.days is not None:
         days = _days_of(UsageDay.objects.all(), plan, plan.days)
-        yield from _stream(_group_sums(days, series, period, group_by))
+        unit = {"local_unit": _unit_of_noon(period)} if not UNITS.keys().isdisjoint(group_by) else {}
+        yield from _stream(_group_sums(days, series, period, group_by, unit))
         for dimension in MEMBERS.intersection(group_by):
             members = _days_of(UsageMemberDay.objects.all(), plan, plan.days)
             yield from _find_members(members, series, period, group_by, dimension)
+    if plan.moved:
+        moved = _group_sums(_quarters_of(plan.moved), series, period, group_by, {NOON: _unit_of_noon(period)})
+        yield from _move(_stream(moved))
 
 
 def _find_members(
@@ -158,10 +173,10 @@ def _find_members(
     """The groups of an end user or a tag. The sums by the other dimensions are there already, without a member: what
     has one is taken from these, and is part of the total."""
     kind, every = (TAG, TAGGED[0]) if dimension == "tag" else (END_USER, END_USER)
-    unnamed = _group_sums(days.filter(member__dimension=every), series, period, group_by, Value(""))
+    unnamed = _group_sums(days.filter(member__dimension=every), series, period, group_by, {"of_member": Value("")})
     yield from ({**group, **_negate(group), "is_part": True} for group in _stream(unnamed))
     name = Case(When(member__name=UNNAMED, then=Value(OTHER)), default=F("member__name"))
-    named = _group_sums(days.filter(member__dimension=kind), series, period, group_by, name)
+    named = _group_sums(days.filter(member__dimension=kind), series, period, group_by, {"of_member": name})
     yield from ({**group, "is_part": True} for group in _stream(named))
 
 
@@ -182,6 +197,14 @@ def _days_of(sums: QuerySet[Rollup], plan: Plan, span: Span) -> QuerySet[Rollup]
 
 def _stream(groups: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
     return groups.iterator(chunk_size=CHUNK_ROWS)
+
+
+def _move(groups: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Groups of quarters that stand in the sums of their days, for the unit of noon: they are added to their own unit,
+    and taken from that one."""
+    for group in groups:
+        yield group
+        yield {**group, **_negate(group), "local_unit": group[NOON]}
 
 
 def _group_rows(rows: QuerySet[SpendLog], span: Span, period: Period, group_by: Sequence[str]) -> QuerySet[Any, Any]:
@@ -211,14 +234,12 @@ def _group_sums(
     series: QuerySet[UsageSeries],
     period: Period,
     group_by: Sequence[str],
-    member: Combinable | None = None,
+    more: Mapping[str, Combinable] = MappingProxyType({}),
 ) -> QuerySet[Any, Any]:
-    """The groups of a rollup's sums. `member`: the end user or the tag, of a rollup that has them."""
+    """The groups of a rollup's sums. `more`: further keys, or those that stand in for a usual one."""
     failed = Q(series__is_failure=True)
     of_series = [name for name in group_by if name not in MEMBERS]
-    keys = _key_expressions(period, of_series, Place("starts_at", "series__", failed))
-    if member is not None:
-        keys["of_member"] = member
+    keys = _key_expressions(period, of_series, Place("starts_at", "series__", failed)) | dict(more)
     measures = {
         **{f"sum_{name}": Sum(name) for name in ("requests", "attempts", "estimated", "unpriced", *COUNTS)},
         "sum_failures": Sum("requests", filter=failed),
@@ -259,9 +280,22 @@ def _key_expressions(period: Period, group_by: Sequence[str], place: Place) -> d
     return keys
 
 
+def _unit_of_noon(period: Period) -> Combinable:
+    """The local day of the noon of a rollup's day of UTC."""
+    (begin, first), *changes = period.find_offsets()
+    days = [(-(-(epoch - NOON_S) // DAY_S) * DAY_S, offset) for epoch, offset in changes]
+    day = EpochSeconds("starts_at") / DAY_S * DAY_S + NOON_S
+    return (day + _choose_offset([(begin, first), *days], "starts_at")) / DAY_S
+
+
 def _offset_of(period: Period, column: str) -> Combinable:
     """The seconds that the local time of an instant is ahead of UTC."""
-    (_, first), *changes = period.find_offsets()
+    return _choose_offset(period.find_offsets(), column)
+
+
+def _choose_offset(offsets: Sequence[tuple[int, int]], column: str) -> Combinable:
+    """The offset of the last epoch that an instant is not before; the first one of all earlier ones."""
+    (_, first), *changes = offsets
     if not changes:
         return Value(first, output_field=BigIntegerField())
     cases = [

@@ -252,8 +252,9 @@ def test_a_series_is_one_row_whatever_its_texts() -> None:
         ("UTC", ("hour",), 0, 29 * 96),
         ("UTC", ("team",), 29, 0),
         ("Asia/Kathmandu", ("team", "key"), 28, 96),
-        ("Asia/Kathmandu", ("day", "key"), 0, 29 * 96),
-        ("Europe/Berlin", ("month",), 27, 2 * 96 - 4),
+        ("Asia/Kathmandu", ("day", "key"), 28, 96 + 28 * 23),
+        ("Europe/Berlin", ("month",), 28, 92 + 8),
+        ("Pacific/Kiritimati", ("day",), 28, 96 + 28 * 40),
         ("UTC", ("week", "tag"), 29, 0),
     ],
 )
@@ -263,10 +264,8 @@ def test_a_report_reads_days_where_they_are_whole(
     plan = make_plan(Period(FIRST, LAST, ZoneInfo(zone)), group_by, FIRST_DAY)
     assert not plan.rows
     whole = 0 if plan.days is None else (plan.days.ends_at - plan.days.starts_at).days - len(plan.cut_days)
-    assert (whole, sum((span.ends_at - span.starts_at) // timedelta(minutes=15) for span in plan.quarters)) == (
-        days,
-        quarters,
-    )
+    spans = [*plan.quarters, *plan.moved]
+    assert (whole, sum((span.ends_at - span.starts_at) // timedelta(minutes=15) for span in spans)) == (days, quarters)
 
 
 def test_the_last_instant_of_a_day_is_in_it() -> None:
