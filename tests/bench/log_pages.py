@@ -12,6 +12,8 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import Q
 from django_scopes import scopes_disabled
+from report_work import measure_reports
+from sql_rows import insert_rollups, insert_rows
 
 from billing.bookkeeping import price_pending
 from billing.log_search import LogSearch, find_page
@@ -208,13 +210,14 @@ def weigh(report: Callable[[str], None]) -> None:
         report(f"  {name:32} {size / millions / 2**20:7.0f} MB")
 
 
-def purge(report: Callable[[str], None]) -> None:
-    """Deletes the older half, and says how long the longest batch held its locks."""
+def purge(report: Callable[[str], None], keep_days: int) -> None:
+    """Deletes rows older than so many days, and says how long the longest batch held its locks."""
     spans: list[float] = []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began, rows = time.perf_counter(), 0
     while True:
         start = time.perf_counter()
-        purged = purge_spend_logs(DAYS // 2, busy_s=0)
+        purged = purge_spend_logs(keep_days, busy_s=0)
         spans.append(time.perf_counter() - start)
         rows += purged.rows
         if purged.is_done:
@@ -223,11 +226,20 @@ def purge(report: Callable[[str], None]) -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     report(
         f"{rows:,} rows deleted in {took:.0f} s, {rows / took:,.0f} a second; "
-        f"longest batch {max(spans) * 1000:.0f} ms; peak memory {memory:.0f} MB"
+        f"longest batch {max(spans) * 1000:.0f} ms; "
+        f"peak memory {memory:.0f} MB, {memory - before:.0f} MB more than before"
     )
 
 
-def run(rows: int, report: Callable[[str], None]) -> None:
+def make_log(rows: int, now: datetime) -> None:
+    if connection.vendor == "postgresql":
+        insert_rows(rows, begin=now - timedelta(days=DAYS), span=timedelta(days=DAYS))
+        insert_rollups()
+    else:
+        fill(make_rows(rows, now=now))
+
+
+def run(rows: int, report: Callable[[str], None], keep_days: int = DAYS // 2) -> None:
     call_command("migrate", verbosity=0)
     now = datetime.now(UTC)
     with scopes_disabled():
@@ -236,14 +248,14 @@ def run(rows: int, report: Callable[[str], None]) -> None:
                 Organization.objects.get_or_create(id=f"org-{number}", defaults={"name": f"Org {number}"})
             report(f"pricing: {price_all(PRICED_ROWS, now + timedelta(hours=1)):,.0f} rows/s on an empty log")
             began = time.perf_counter()
-            fill(make_rows(rows, now=now))
+            make_log(rows, now)
             report(f"{rows:,} rows written in {time.perf_counter() - began:.0f} s")
-            with connection.cursor() as cursor:
-                cursor.execute("VACUUM ANALYZE billing_spendlog" if connection.vendor == "postgresql" else "SELECT 1")
             report(f"pricing: {price_all(PRICED_ROWS, now + timedelta(hours=2)):,.0f} rows/s beside them")
         for name, search in FILTERS.items():
             found, pages, times = page_times(search, now)
             again = page_times(search, now)[2]
             report(f"{name:28} {found:3} rows, page {pages:2}, first {max(times):7.1f} ms, again {max(again):7.1f} ms")
         weigh(report)
-        purge(report)
+        if connection.vendor == "postgresql":
+            measure_reports(False, (now - timedelta(days=1)).date())
+        purge(report, keep_days)

@@ -142,10 +142,10 @@ def measure_pricing(rows: int) -> None:
     print(f"pricing, one process: {speed:,.0f} rows/s; a batch takes {median(steps) * 1000:.1f} ms", flush=True)
 
 
-def measure_reports(by_rows: bool) -> None:
-    first = END - timedelta(days=DAYS - 1)
+def measure_reports(by_rows: bool, end: date = END) -> None:
+    first = end - timedelta(days=DAYS - 1)
     for zone, group_by in REPORTS:
-        query = ReportQuery(Period(first, END, ZoneInfo(zone)), tuple(group_by.split(",")))
+        query = ReportQuery(Period(first, end, ZoneInfo(zone)), tuple(group_by.split(",")))
         series = UsageSeries.objects.all()
         measure(f"{zone}: {group_by}", partial(report_spend, SpendLog.objects.all(), query, series=series))
         if by_rows:
