@@ -16,9 +16,29 @@ from django_scopes import scopes_disabled
 from billing.call_context import make_context, read_raw_usage
 from billing.grow import grow_sums
 from billing.models import Price, SpendLog, Writer
-from billing.pricing import MAX_COST_PUSD, NO_CONTEXT, PriceContext, PriceLines, count_cost
+from billing.pricing import (
+    MAX_COST_PUSD,
+    MAX_PROVIDER_COST_PUSD,
+    MAX_SAVING_PUSD,
+    NO_CONTEXT,
+    PriceContext,
+    PriceLines,
+    cache_saving,
+    count_cost,
+)
 from billing.rollups import Requests, count_outcomes, hold_requests
-from billing.spend_rows import BUCKET, CRASHED, SUMS, Outcome, Row, read_instant, read_rows, sum_lost, sum_row
+from billing.spend_rows import (
+    BUCKET,
+    CRASHED,
+    SUMS,
+    Outcome,
+    Row,
+    find_margin,
+    read_instant,
+    read_rows,
+    sum_lost,
+    sum_row,
+)
 from billing.tag_index import index_tags
 from gateway.state import sql
 from tenants.budget_store import WindowCost, add_spend, return_leases_of, settle_costs
@@ -45,14 +65,15 @@ FIRST_SIGHTS = FirstSights()
 State = SpendLog.State
 
 _WRITE = (
-    "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s, provider_cost_pusd = %s "
-    "WHERE id = %s"
+    "UPDATE billing_spendlog SET state = %s, price_error = %s, priced_at = %s, cost_pusd = %s, "
+    "provider_cost_pusd = %s, cache_saving_pusd = %s WHERE id = %s"
 )
 #: The same for all rows of one state and error, in one statement.
 _WRITE_BATCH = (
     "UPDATE billing_spendlog AS s SET state = %s, price_error = %s, priced_at = %s, cost_pusd = v.cost_pusd, "
-    "provider_cost_pusd = v.provider_cost_pusd "
-    "FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[]) AS v(cost_pusd, provider_cost_pusd, id) WHERE s.id = v.id"
+    "provider_cost_pusd = v.provider_cost_pusd, cache_saving_pusd = v.cache_saving_pusd "
+    "FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::uuid[]) "
+    "AS v(cost_pusd, provider_cost_pusd, cache_saving_pusd, id) WHERE s.id = v.id"
 )
 
 
@@ -160,7 +181,9 @@ def _price_row(row: Row) -> Outcome:
     another line priced in part gets a note of it."""
     error = ""
     if row.cache_hit:
-        return Outcome(row, State.PRICED, 0, "", sum_row(row.finish, row.usage_source, row.tokens, 0))
+        sums = sum_row(row.finish, row.usage_source, row.tokens, 0)
+        return Outcome(row, State.PRICED, 0, "", sums, extras=(1, 0, 0))
+    provider_pusd, saving = None, None
     try:
         price = find_lines(row.price_id)
         context = context_of(row, price)
@@ -174,9 +197,12 @@ def _price_row(row: Row) -> Outcome:
             pusd, error = None, "the cost is out of range"
         elif price is not None:
             error = price.describe_stand_ins(row.tokens, context)[:255]
+            provider_pusd = find_provider_cost(row, row.price_id)
+            saving = find_cache_saving(row, price, context)
     state = State.UNPRICED if pusd is None else State.PRICED
     sums = sum_row(row.finish, row.usage_source, row.tokens, pusd)
-    return Outcome(row, state, pusd, error, sums, None if pusd is None else find_provider_cost(row, row.price_id))
+    extras = (0, saving or 0, find_margin(pusd, provider_pusd))
+    return Outcome(row, state, pusd, error, sums, provider_pusd, saving, extras)
 
 
 def find_provider_cost(row: Row, price_id: str) -> int | None:
@@ -190,7 +216,14 @@ def find_provider_cost(row: Row, price_id: str) -> int | None:
         pusd = count_cost(row.tokens, price, context_of(row, price))
     except (ArithmeticError, ValueError):
         return None
-    return pusd if pusd is None or pusd < MAX_COST_PUSD else None
+    return pusd if pusd is None or pusd < MAX_PROVIDER_COST_PUSD else None
+
+
+def find_cache_saving(row: Row, price: PriceLines | None, context: PriceContext) -> int | None:
+    """Picodollars that the prompt cache saved of a row; None where nothing was cached, or where it is more than one
+    call can save."""
+    saving = cache_saving(row.tokens, price, context)
+    return saving if saving is None or abs(saving) < MAX_SAVING_PUSD else None
 
 
 def context_of(row: Row, price: PriceLines | None) -> PriceContext:
@@ -265,7 +298,16 @@ def _park(outcome: Outcome, error: Exception) -> None:
     """The sums do not count the row, and its cost stays what they have counted of it so far."""
     row = outcome.row
     write_outcomes(
-        [replace(outcome, state=State.PARKED, cost_pusd=row.cost_pusd, error="the hourly sums cannot take this row")]
+        [
+            replace(
+                outcome,
+                state=State.PARKED,
+                cost_pusd=row.cost_pusd,
+                provider_cost_pusd=row.provider_cost_pusd,
+                cache_saving_pusd=row.cache_saving_pusd,
+                error="the hourly sums cannot take this row",
+            )
+        ]
     )
     logger.error(
         "a spend row is parked: the hourly sums cannot take it",
@@ -275,9 +317,9 @@ def _park(outcome: Outcome, error: Exception) -> None:
 
 def write_outcomes(outcomes: Sequence[Outcome]) -> None:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
-    costs: dict[tuple[State, str], list[tuple[int | None, int | None, UUID | str]]] = defaultdict(list)
+    costs: dict[tuple[State, str], list[tuple[int | None, int | None, int | None, UUID | str]]] = defaultdict(list)
     for outcome in outcomes:
-        row = (outcome.cost_pusd, outcome.provider_cost_pusd, outcome.row.id)
+        row = (outcome.cost_pusd, outcome.provider_cost_pusd, outcome.cache_saving_pusd, outcome.row.id)
         costs[outcome.state, outcome.error].append(row)
     with connection.cursor() as cursor:
         for (state, error), rows in costs.items():

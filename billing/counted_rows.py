@@ -25,6 +25,7 @@ from django.db.models import (
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast, Coalesce
 
+from billing.latency import BOUNDS_MS
 from billing.models import PriceAdjustment, SpendLog
 from billing.pricing import COUNTS
 from billing.rollups import OUTRUN, RANK_OF_END
@@ -39,6 +40,7 @@ COUNTED = Q(state__in=(State.PRICED, State.UNPRICED, State.LOST, State.LATE)) | 
 FAILED = WAS_LOST | ~Q(finish=COMPLETE) | ~Q(error_code="") | ~Q(status_code=200)
 #: SQLite's SUM fails beyond 64 bits, so amounts are summed in two halves.
 HALF = 10**6
+MS = 1000  # microseconds
 
 
 class EpochSeconds(Func):
@@ -50,6 +52,34 @@ class EpochSeconds(Func):
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "CAST(strftime('%%%%s', substr(%(expressions)s, 1, 19)) AS integer)"
         return self.as_sql(compiler, connection, template=template, **context)
+
+
+class EpochMicroseconds(Func):
+    """The microseconds since 1970 of an instant. Exact."""
+
+    output_field = BigIntegerField()
+    template = "CAST(EXTRACT(EPOCH FROM %(expressions)s) * 1000000 AS bigint)"
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = (
+            "(CAST(strftime('%%%%s', substr(%(expressions)s, 1, 19)) AS integer) * 1000000"
+            " + CAST(substr(%(expressions)s, 21, 6) AS integer))"
+        )
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def elapsed_us(end: str) -> Combinable:
+    """Microseconds from the start of a row to an instant in one of its columns."""
+    return EpochMicroseconds(end) - EpochMicroseconds("started_at")
+
+
+def slot_of_time(metric: str, column: str) -> Case:
+    """The place of a time among the slots of its metric, as `billing.latency.find_slot` counts. `column`: the time in
+    microseconds."""
+    whens = [
+        When(**{f"{column}__lt": (bound + 1) * MS}, then=Value(place)) for place, bound in enumerate(BOUNDS_MS[metric])
+    ]
+    return Case(*whens, default=Value(len(whens)), output_field=BigIntegerField())
 
 
 def number_if(condition: Q, then: int = 1, default: int = 0) -> Case:
@@ -67,11 +97,27 @@ def tokens_of(name: str) -> Expression:
 
 def cost_of_row() -> Combinable:
     """Picodollars of a row, 0 without a price."""
-    first = Coalesce(F("cost_pusd"), Value(0), output_field=BigIntegerField())
+    return _adjust(Coalesce(F("cost_pusd"), Value(0), output_field=BigIntegerField()), "delta_pusd")
+
+
+def margin_of_row() -> Combinable:
+    """Picodollars that a row costs beyond what its provider is paid."""
+    margin = F("cost_pusd") - F("provider_cost_pusd")
+    return _adjust(Coalesce(margin, Value(0), output_field=BigIntegerField()), "margin_delta_pusd")
+
+
+def cache_saving_of_row() -> Combinable:
+    """Picodollars that the prompt cache saved of a row."""
+    saving = Coalesce(F("cache_saving_pusd"), Value(0), output_field=BigIntegerField())
+    return _adjust(saving, "cache_saving_delta_pusd")
+
+
+def _adjust(first: Coalesce, column: str) -> Combinable:
+    """An amount of a row with what its adjustments change of it."""
     if not PriceAdjustment.objects.exists():
         return first
     adjustments = PriceAdjustment.objects.filter(spend_id=OuterRef("id")).order_by().values("spend_id")
-    delta = Subquery(adjustments.annotate(delta=Sum("delta_pusd")).values("delta"), output_field=BigIntegerField())
+    delta = Subquery(adjustments.annotate(delta=Sum(column)).values("delta"), output_field=BigIntegerField())
     # A sum of PostgreSQL is numeric, which would not be divided as an integer
     return first + Cast(Coalesce(delta, Value(0), output_field=BigIntegerField()), BigIntegerField())
 
@@ -92,12 +138,35 @@ def is_end_of_request() -> Q:
     return ~Q(Exists(later))
 
 
-def sum_halves(cost: Combinable) -> dict[str, Sum]:
-    return {"cost_high": Sum(cost / HALF), "cost_low": Sum(cost % HALF)}
+def sum_halves(amount: Combinable, name: str = "cost") -> dict[str, Sum]:
+    return {f"{name}_high": Sum(amount / HALF), f"{name}_low": Sum(amount % HALF)}
 
 
-def join_halves(row: Mapping[str, Any]) -> int:
-    return int(row["cost_high"] or 0) * HALF + int(row["cost_low"] or 0)
+def join_halves(row: Mapping[str, Any], name: str = "cost") -> int:
+    return int(row[f"{name}_high"] or 0) * HALF + int(row[f"{name}_low"] or 0)
+
+
+def sum_extras_of_rows() -> dict[str, Sum]:
+    """The aggregates of EXTRAS of rows: read them with `read_extras`."""
+    return {
+        "sum_cache_hits": count_if(Q(cache_hit=True) & ~WAS_LOST),
+        **sum_halves(cache_saving_of_row(), "saving"),
+        **sum_halves(margin_of_row(), "margin"),
+    }
+
+
+def sum_extras_of_sums() -> dict[str, Sum]:
+    """The same of a rollup's sums."""
+    return {
+        "sum_cache_hits": Sum("cache_hits"),
+        **sum_halves(F("cache_saving_pusd"), "saving"),
+        **sum_halves(F("margin_pusd"), "margin"),
+    }
+
+
+def read_extras(row: Mapping[str, Any]) -> tuple[int, ...]:
+    """In the order of EXTRAS."""
+    return int(row["sum_cache_hits"] or 0), join_halves(row, "saving"), join_halves(row, "margin")
 
 
 def sum_tokens() -> dict[str, Sum]:

@@ -56,6 +56,9 @@ STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
 MICROSECONDS = 10**6
 MAX_VARIANTS = 1000
 MAX_COST_PUSD = 5 * 10**17  # 500,000 USD for one call: the usage or the price is wrong
+#: What reports sum beside the cost is bounded closer, so that wrong usage of an upstream does not fill the sums.
+MAX_PROVIDER_COST_PUSD = 10**16
+MAX_SAVING_PUSD = 10**14
 #: Units that are the duration of the whole answer.
 SECONDS = ("second", "output_second")
 

@@ -22,6 +22,7 @@ from billing.bookkeeping import (
     BATCH_ROWS,
     UNFIT,
     context_of,
+    find_cache_saving,
     find_lines,
     find_provider_cost,
     roll_up,
@@ -31,7 +32,7 @@ from billing.bookkeeping import (
 from billing.models import PriceAdjustment, RepriceJob, SpendLog
 from billing.pricing import MAX_COST_PUSD, count_cost
 from billing.rollups import adjust_outcomes, share_rollups
-from billing.spend_rows import BUCKET, SUMS, WAIT_LOCKED, Outcome, Row, read_instant, read_rows
+from billing.spend_rows import BUCKET, SUMS, WAIT_LOCKED, Outcome, Row, find_margin, read_instant, read_rows
 from gateway.state import sql
 from tenants.audit import Entry, record
 from tenants.revision import write_transaction
@@ -92,19 +93,60 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """The price of a row and its amounts in picodollars, its adjustments included. `cost_pusd` None: it has none."""
+
+    price_id: str
+    cost_pusd: int | None
+    margin_pusd: int = 0
+    cache_saving_pusd: int = 0
+
+    @classmethod
+    def of(cls, row: Row) -> "Standing":
+        """Without its adjustments."""
+        margin_pusd = find_margin(row.cost_pusd, row.provider_cost_pusd)
+        return cls(row.price_id, row.cost_pusd, margin_pusd, row.cache_saving_pusd or 0)
+
+    def add(self, adjustment: PriceAdjustment) -> "Standing":
+        return Standing(
+            adjustment.new_price_id,
+            (self.cost_pusd or 0) + adjustment.delta_pusd,
+            self.margin_pusd + adjustment.margin_delta_pusd,
+            self.cache_saving_pusd + adjustment.cache_saving_delta_pusd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """The new cost of one row. `old_pusd` None: it had none."""
+    """The new price and amounts of one row. `provider_cost_pusd` and `saving_pusd`: None as in the columns of a row."""
 
     row: Row
+    old: Standing
     price_id: str
-    old_price_id: str
-    old_pusd: int | None
     cost_pusd: int
+    provider_cost_pusd: int | None
+    saving_pusd: int | None
     note: str
 
     @property
+    def is_first(self) -> bool:
+        """The row had no cost."""
+        return self.old.cost_pusd is None
+
+    @property
     def delta_pusd(self) -> int:
-        return self.cost_pusd - (self.old_pusd or 0)
+        return self.cost_pusd - (self.old.cost_pusd or 0)
+
+    @property
+    def margin_delta_pusd(self) -> int:
+        return find_margin(self.cost_pusd, self.provider_cost_pusd) - self.old.margin_pusd
+
+    @property
+    def saving_delta_pusd(self) -> int:
+        return (self.saving_pusd or 0) - self.old.cache_saving_pusd
+
+    def __bool__(self) -> bool:
+        return self.is_first or any((self.delta_pusd, self.margin_delta_pusd, self.saving_delta_pusd))
 
 
 def preview(scope: Scope, find_price: FindPrice, max_rows: int | None = None) -> Totals:
@@ -201,21 +243,17 @@ def _key(row_id: UUID) -> UUID | str:
 
 def _compute_changes(rows: list[Row], find_price: FindPrice) -> list[Change]:
     """The rows that have another cost by the price in force; none of a row that it does not cover."""
-    adjusted = _find_adjusted([row.id for row in rows])
-    return [change for row in rows if (change := _compute_change(row, adjusted.get(_hex(row.id)), find_price))]
+    standings = _find_standings(rows)
+    return [change for row in rows if (change := _compute_change(row, standings[row.id], find_price))]
 
 
-def _compute_change(row: Row, adjusted: tuple[str, int] | None, find_price: FindPrice) -> Change | None:
-    """`adjusted`: the price of the row's last adjustment, and the sum of them. What the response cache has answered
-    costs nothing by any price."""
+def _compute_change(row: Row, old: Standing, find_price: FindPrice) -> Change | None:
+    """None where nothing changes. What the response cache has answered costs nothing by any price."""
     if row.cache_hit:
         return None
     started_at = read_instant(row.started_at)
     price_id = find_price(row.bucket[_DEPLOYMENT], row.bucket[_ORGANIZATION], started_at, row.upstream_model)
-    old_id, old_pusd = row.price_id, row.cost_pusd
-    if adjusted is not None:
-        old_id, old_pusd = adjusted[0], (row.cost_pusd or 0) + adjusted[1]
-    if not price_id or (price_id == old_id and old_pusd is not None):
+    if not price_id or (price_id == old.price_id and old.cost_pusd is not None):
         return None
     try:
         price = find_lines(price_id)
@@ -223,18 +261,20 @@ def _compute_change(row: Row, adjusted: tuple[str, int] | None, find_price: Find
         cost = count_cost(row.tokens, price, context)
     except (ArithmeticError, ValueError):
         return None
-    if price is None or cost is None or cost >= MAX_COST_PUSD or (cost == old_pusd and old_pusd is not None):
+    if price is None or cost is None or cost >= MAX_COST_PUSD:
         return None
-    return Change(row, price_id, old_id, old_pusd, cost, price.describe_stand_ins(row.tokens, context)[:255])
+    note = price.describe_stand_ins(row.tokens, context)[:255]
+    saving = find_cache_saving(row, price, context)
+    return Change(row, old, price_id, cost, find_provider_cost(row, price_id), saving, note) or None
 
 
-def _find_adjusted(ids: list[UUID | str]) -> Mapping[str, tuple[str, int]]:
-    """Row → the price of its last adjustment, and the sum of the differences of all."""
-    adjusted: dict[str, tuple[str, int]] = {}
-    for row in PriceAdjustment.objects.filter(spend_id__in=ids).order_by("id"):
-        _, before = adjusted.get(row.spend_id.hex, ("", 0))
-        adjusted[row.spend_id.hex] = row.new_price_id, before + row.delta_pusd
-    return adjusted
+def _find_standings(rows: list[Row]) -> Mapping[UUID | str, Standing]:
+    """The id of each row → how it stands before this job."""
+    standings = {_hex(row.id): Standing.of(row) for row in rows}
+    for adjustment in PriceAdjustment.objects.filter(spend_id__in=[row.id for row in rows]).order_by("id"):
+        key = adjustment.spend_id.hex
+        standings[key] = standings[key].add(adjustment)
+    return {row.id: standings[_hex(row.id)] for row in rows}
 
 
 def _hex(row_id: UUID | str) -> str:
@@ -242,7 +282,7 @@ def _hex(row_id: UUID | str) -> str:
 
 
 def _count(rows: list[Row], changes: list[Change]) -> Totals:
-    first = {change.row.id for change in changes if change.old_pusd is None}
+    first = {change.row.id for change in changes if change.is_first}
     unpriced = sum(row.cost_pusd is None and row.id not in first for row in rows)
     return Totals(len(rows), len(changes), unpriced, sum(change.delta_pusd for change in changes))
 
@@ -269,7 +309,7 @@ def _apply_fitting(job: RepriceJob, changes: list[Change]) -> list[Change]:
 
 def _apply(job: RepriceJob, changes: list[Change]) -> None:
     """Writes the changes, their sums and their budgets. Within the caller's transaction."""
-    first = [change for change in changes if change.old_pusd is None]
+    first = [change for change in changes if change.is_first]
     write_outcomes(list(_outcomes(first)))
     by_price: dict[str, list[UUID | str]] = {}
     for change in first:
@@ -281,13 +321,15 @@ def _apply(job: RepriceJob, changes: list[Change]) -> None:
             spend_id=UUID(str(change.row.id)),
             organization_id=change.row.bucket[_ORGANIZATION],
             job_id=job.id,
-            old_price_id=change.old_price_id,
+            old_price_id=change.old.price_id,
             new_price_id=change.price_id,
             cost_pusd=change.cost_pusd,
             delta_pusd=change.delta_pusd,
+            margin_delta_pusd=change.margin_delta_pusd,
+            cache_saving_delta_pusd=change.saving_delta_pusd,
         )
         for change in changes
-        if change.old_pusd is not None
+        if not change.is_first
     )
     outcomes = list(_outcomes(changes))
     roll_up(outcomes)
@@ -299,8 +341,9 @@ def _outcomes(changes: list[Change]) -> Iterator[Outcome]:
     for change in changes:
         sums = [0] * len(SUMS)
         sums[_COST] = change.delta_pusd
-        sums[_UNPRICED] = -1 if change.old_pusd is None else 0
+        sums[_UNPRICED] = -1 if change.is_first else 0
         row = change.row._replace(writer_id="")  # no lease of a process holds the difference
         state = SpendLog.State.LOST if row.state == SpendLog.State.LOST else PRICED  # what its process knows may come
-        provider_pusd = find_provider_cost(row, change.price_id)
-        yield Outcome(row, state, change.cost_pusd, change.note, tuple(sums), provider_pusd)
+        extras = (0, change.saving_delta_pusd, change.margin_delta_pusd)
+        provider_pusd, saving = change.provider_cost_pusd, change.saving_pusd
+        yield Outcome(row, state, change.cost_pusd, change.note, tuple(sums), provider_pusd, saving, extras)

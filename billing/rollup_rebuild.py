@@ -25,7 +25,7 @@ from billing.models import (
 from billing.retention import rows_complete_from
 from billing.rollups import Changes, Requests, count_row, find_counted, lock_rollups
 from billing.row_ids import first_id
-from billing.spend_rows import Row, read_rows
+from billing.spend_rows import NO_EXTRAS, Row, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -109,17 +109,19 @@ def _add_rows(changes: Changes, rows: Sequence[Row]) -> None:
     requests: Requests = find_counted(rows)
     deltas = _find_deltas(rows)
     for row in rows:
-        counted = count_row(row, deltas.get(UUID(str(row.id)), 0))
+        counted = count_row(row, *deltas.get(UUID(str(row.id)), (0, NO_EXTRAS)))
         if counted is not None:
             is_end = max(requests[str(row.request_id)].values()).rank == counted.rank
             changes.add_attempt(counted, is_end=is_end)
 
 
-def _find_deltas(rows: Sequence[Row]) -> Mapping[UUID, int]:
-    """Row → picodollars of its adjustments."""
+def _find_deltas(rows: Sequence[Row]) -> Mapping[UUID, tuple[int, tuple[int, ...]]]:
+    """Row → picodollars of its adjustments, and what they change of EXTRAS."""
     adjustments = PriceAdjustment.objects.filter(spend_id__in=[row.id for row in rows]).order_by()
-    sums = adjustments.values("spend_id").annotate(delta=Sum("delta_pusd"))
-    return {row["spend_id"]: int(row["delta"]) for row in sums}
+    sums = adjustments.values("spend_id").annotate(
+        delta=Sum("delta_pusd"), margin=Sum("margin_delta_pusd"), saving=Sum("cache_saving_delta_pusd")
+    )
+    return {row["spend_id"]: (int(row["delta"]), (0, int(row["saving"]), int(row["margin"]))) for row in sums}
 
 
 def _key(row_id: UUID) -> UUID | str:

@@ -23,6 +23,9 @@ from billing.counted_rows import (
     join_halves,
     number_if,
     rank_of_row,
+    read_extras,
+    sum_extras_of_rows,
+    sum_extras_of_sums,
     sum_halves,
     sum_tokens,
 )
@@ -100,6 +103,7 @@ def group_rows(begin: datetime, unit_s: int, *also: str, where: Q = ALL) -> Quer
         timed=count_if(~FAILED & Q(ended_at__isnull=False)),
         **sum_tokens(),
         **sum_halves(cost_of_row()),
+        **sum_extras_of_rows(),
     )
     return found
 
@@ -121,6 +125,7 @@ def group_sums(sums: QuerySet[Any, Any], *by: str, timed: Sequence[str]) -> Quer
         **{f"sum_{name}": Sum(name) for name in (*_COUNTS, *COUNTS)},
         timed=sum((Coalesce(Sum(name), 0) for name in timed[1:]), Coalesce(Sum(timed[0]), 0)),
         **sum_halves(F("cost_pusd")),
+        **sum_extras_of_sums(),
     )
     return found
 
@@ -137,4 +142,4 @@ def counts_of_sums(row: Mapping[str, Any]) -> dict[str, int]:
 def sums_of(row: Mapping[str, Any]) -> Sums:
     """In the order of NAMES."""
     counts = (row[name] for name in _COUNTS)
-    return (*counts, *(row[f"sum_{name}"] for name in COUNTS), join_halves(row), row["timed"])
+    return (*counts, *(row[f"sum_{name}"] for name in COUNTS), join_halves(row), *read_extras(row), row["timed"])

@@ -8,7 +8,7 @@ are written sorted, so that two transactions cannot wait for each other.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from operator import add
@@ -24,10 +24,13 @@ from billing.models import SpendLog
 from billing.pricing import COUNTS
 from billing.spend_rows import (
     COMPLETE,
+    EXTRAS,
+    NO_EXTRAS,
     SKIP_LOCKED,
     SUMS,
     Outcome,
     Row,
+    extra_sums,
     read_instant,
     read_rows,
     sum_lost,
@@ -41,9 +44,10 @@ SERIES = (
     *("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id"),
     *("upstream_model", "application", "operation", "is_failure"),
 )
-MEASURES = ("requests", "attempts", "estimated", "unpriced", *COUNTS, "cost_pusd")
+MEASURES = ("requests", "attempts", "estimated", "unpriced", *COUNTS, "cost_pusd", *EXTRAS)
 #: The code of an attempt whose client was answered by another one, made at the same time.
 OUTRUN = "hedge_lost"
+MILLISECOND = timedelta(milliseconds=1)
 RANK_OF_END = 100_000  # above every number of an attempt
 #: The advisory lock of PostgreSQL that a transaction shares while it adds to rollups, and that a rebuild has alone.
 ROLLUP_LOCK = 0x746F6C6C726F6C6C
@@ -155,17 +159,20 @@ def _one_of(ids: Sequence[UUID | str]) -> str:
     return sql.fill("id IN ({marks})", marks=", ".join(["%s"] * len(ids)))
 
 
-def count_row(row: Row, delta_pusd: int = 0) -> Counted | None:
-    """The attempt as it is counted by now; None where it is not. `delta_pusd`: of its adjustments."""
+def count_row(row: Row, delta_pusd: int = 0, extra_deltas: Sequence[int] = NO_EXTRAS) -> Counted | None:
+    """The attempt as it is counted by now; None where it is not. `delta_pusd` and `extra_deltas`: of its
+    adjustments."""
     is_parked = row.state == State.PARKED and (row.cost_pusd is not None or row.lost_tokens > 0)
     if row.state not in _COUNTED and not is_parked:
         return None
-    if row.state in _WAS_LOST:
+    was_lost = row.state in _WAS_LOST
+    if was_lost:
         rank, is_failure, sums = _rank(row.attempt, ""), True, sum_lost(row)
     else:
         rank, is_failure = _rank(row.attempt, row.error_code), has_failed(row)
         sums = sum_row(row.finish, row.usage_source, row.tokens, row.cost_pusd)
-    measures = _measure((*sums[:-1], sums[-1] + delta_pusd))
+    extras = tuple(map(add, extra_sums(row, was_lost=was_lost), extra_deltas))
+    measures = _measure((*sums[:-1], sums[-1] + delta_pusd), extras)
     slots = () if is_failure else _find_slots(row)
     return Counted(rank, row.started_at, _series_of(row, is_failure), measures, slots, names_of(row))
 
@@ -192,11 +199,12 @@ def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
         row = outcome.row
         attempts = counted.setdefault(str(row.request_id), {})
         is_failure = has_failed(row)
+        sums = outcome.sums if outcome.charged is None else tuple(map(add, outcome.sums, outcome.charged))
         new = Counted(
             _rank(row.attempt, row.error_code),
             row.started_at,
             _series_of(row, is_failure),
-            _measure(outcome.sums if outcome.charged is None else tuple(map(add, outcome.sums, outcome.charged))),
+            _measure(sums, outcome.extras),
             () if is_failure else _find_slots(row),
             names_of(row),
         )
@@ -218,23 +226,21 @@ def adjust_outcomes(outcomes: Iterable[Outcome]) -> None:
     """Adds what changes of rows that stay as they are counted: their cost, and whether it is known."""
     changes = Changes()
     for outcome in outcomes:
-        row = outcome.row
-        changes.add(row.started_at, _series_of(row, has_failed(row)), _measure(outcome.sums), names=names_of(row))
+        row, measures = outcome.row, _measure(outcome.sums, outcome.extras)
+        changes.add(row.started_at, _series_of(row, has_failed(row)), measures, names=names_of(row))
     changes.write()
 
 
-def _measure(sums: Sequence[int]) -> tuple[int, ...]:
-    """The MEASURES of an attempt, without its request, from its hourly SUMS."""
-    return (0, sums[0], *sums[_FAILURES + 1 :])
+def _measure(sums: Sequence[int], extras: Sequence[int]) -> tuple[int, ...]:
+    """The MEASURES of an attempt, without its request, from its hourly SUMS and its EXTRAS."""
+    return (0, sums[0], *sums[_FAILURES + 1 :], *extras)
 
 
 def _find_slots(row: Row) -> tuple[int, ...]:
     begin = read_instant(row.started_at)
     times = (("duration", row.ended_at), ("ttft", row.first_token_at))
     return tuple(
-        find_slot(metric, int((read_instant(end) - begin).total_seconds() * 1000))
-        for metric, end in times
-        if end is not None
+        find_slot(metric, (read_instant(end) - begin) // MILLISECOND) for metric, end in times if end is not None
     )
 
 

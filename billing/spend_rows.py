@@ -18,6 +18,9 @@ State = SpendLog.State
 TOKENS = COUNTS
 BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "provider", "deployment_id")
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
+#: Further sums of the rollups alone, which no budget and no total has.
+EXTRAS = ("cache_hits", "cache_saving_pusd", "margin_pusd")
+NO_EXTRAS = (0,) * len(EXTRAS)
 SKIP_LOCKED, WAIT_LOCKED = " FOR UPDATE SKIP LOCKED", " FOR UPDATE"
 COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
 WITH_ESTIMATES = (ESTIMATED, UsageSource.PARTIAL.value)
@@ -45,7 +48,9 @@ class Row(NamedTuple):
     finish: str
     status_code: int
     error_code: str
-    cost_pusd: int | None  # of a late row: what it was charged as a lost one
+    cost_pusd: int | None  # of a late row: what it was charged as a lost one, as the two after it
+    provider_cost_pusd: int | None
+    cache_saving_pusd: int | None
     lost_tokens: int
     writer_id: str
     end_user: str
@@ -67,7 +72,8 @@ _READ = sql.fill(
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The new state of one row, and what it adds to its bucket's sums. `charged`: the sums that a late row has counted
-    as a lost one, and that `sums` takes back."""
+    as a lost one, and that `sums` takes back. `extras`: in the order of EXTRAS, all that the row counts; of a repricing
+    what it changes."""
 
     row: Row
     state: State
@@ -75,6 +81,8 @@ class Outcome:
     error: str
     sums: tuple[int, ...]
     provider_cost_pusd: int | None = None  # None: the cost itself
+    cache_saving_pusd: int | None = None  # None: unknown, or nothing was cached
+    extras: tuple[int, ...] = NO_EXTRAS
     charged: tuple[int, ...] | None = None
 
 
@@ -105,3 +113,14 @@ def sum_lost(row: Row) -> tuple[int, ...]:
     """The amount that a row has added as a lost one, before its process closed it."""
     estimate = tuple(row.lost_tokens if name == "input_tokens" else 0 for name in TOKENS)
     return sum_row(CRASHED["finish"], CRASHED["usage_source"], estimate, row.cost_pusd)
+
+
+def find_margin(cost_pusd: int | None, provider_cost_pusd: int | None) -> int:
+    """The picodollars that a row costs beyond what its provider is paid; 0 without a price."""
+    return 0 if cost_pusd is None or provider_cost_pusd is None else cost_pusd - provider_cost_pusd
+
+
+def extra_sums(row: Row, *, was_lost: bool) -> tuple[int, ...]:
+    """The amount that a settled row has added to each of EXTRAS."""
+    hit = row.cache_hit and not was_lost
+    return (int(hit), row.cache_saving_pusd or 0, find_margin(row.cost_pusd, row.provider_cost_pusd))

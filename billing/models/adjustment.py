@@ -50,6 +50,8 @@ class PriceAdjustment(models.Model):
     new_price_id = models.CharField(max_length=36)
     cost_pusd = models.BigIntegerField()  # the row's cost from now on
     delta_pusd = models.BigIntegerField()  # what that is more than before
+    margin_delta_pusd = models.BigIntegerField(default=0, db_default=0)
+    cache_saving_delta_pusd = models.BigIntegerField(default=0, db_default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects: ClassVar[models.Manager["PriceAdjustment"]] = ScopedManager(organization="organization")

@@ -93,6 +93,7 @@ class SpendLog(models.Model):
 
     cost_pusd = models.BigIntegerField(null=True)
     provider_cost_pusd = models.BigIntegerField(null=True)  # what the provider is paid; None: the cost itself
+    cache_saving_pusd = models.BigIntegerField(null=True)  # against the price of input that is not cached
     priced_at = models.DateTimeField(null=True)
     #: Why the row has no price; of a priced one, which lines stood in for others.
     price_error = models.CharField(max_length=255, default="")

@@ -32,6 +32,9 @@ _SUMMED = (
     "output_audio_tokens",
     "reasoning_tokens",
     "cost_pusd",
+    "cache_hits",
+    "cache_saving_pusd",
+    "margin_pusd",
 )
 
 
@@ -81,6 +84,9 @@ class UsageSums(models.Model):
     output_audio_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
     cost_pusd = models.BigIntegerField(default=0)
+    cache_hits = models.BigIntegerField(default=0, db_default=0)  # attempts that the response cache has answered
+    cache_saving_pusd = models.BigIntegerField(default=0, db_default=0)
+    margin_pusd = models.BigIntegerField(default=0, db_default=0)  # the cost less what providers are paid
 
     class Meta:
         abstract = True

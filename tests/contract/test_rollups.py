@@ -20,7 +20,7 @@ from billing.models import Price, SpendLog, SpendRetention, UsageCoverage, Usage
 from billing.models.usage import UsageSums
 from billing.reports.period import Period
 from billing.reports.plan import MEMBERS, make_plan
-from billing.reports.query import DIMENSIONS, ReportQuery
+from billing.reports.query import DIMENSIONS, MORE_MEASURES, ReportQuery
 from billing.reports.spend import report_spend
 from billing.repricing import Scope, run_step, start_job
 from billing.rollup_rebuild import FIRST_DAY, complete_coverage, rebuild_day
@@ -48,10 +48,17 @@ def make(**fields: Any) -> SpendLog:
     return row
 
 
+def make_contract(usd: str = "0.000004", base: str = "0.000003") -> Price:
+    """A price of a tenant whose provider is paid another one."""
+    paid = Price.objects.create(lines=LINES | {"output": base})
+    return Price.objects.create(organization_id="home", lines=LINES | {"output": usd}, base_price_id=paid.id)
+
+
 def make_world(rng: random.Random) -> None:
     """Requests of up to three attempts around midnights and quarters of an hour: some of them hedged, lost, without a
     price, or from the cache."""
     price = Price.objects.create(deployment_id="first", lines=LINES)
+    contract = make_contract()
     Writer.objects.create(id="dead", seen_at=LONG_AGO, suspected_at=LONG_AGO)
     span = (datetime.combine(LAST, datetime.min.time(), UTC) - datetime.combine(FIRST, datetime.min.time(), UTC)).days
     for _ in range(70):
@@ -83,7 +90,7 @@ def make_world(rng: random.Random) -> None:
                 error_code="" if is_open else rng.choice([error, "hedge_lost"]) if number else error,
                 state="open" if is_open else "metered",
                 writer_id=rng.choice(["dead", "alive"]) if is_open else "alive",
-                price_id=rng.choice([price.id, ""]),
+                price_id=rng.choice([price.id, contract.id, ""]),
                 cache_hit=rng.random() < 0.1,
                 deployment_id=rng.choice(["first", "second"]),
                 upstream_model=rng.choice(["gpt", "claude"]),
@@ -105,7 +112,8 @@ def settle(rng: random.Random) -> None:
 
 
 def report(zone: str, *group_by: str, by_rows: bool = False, first: date = FIRST, last: date = LAST) -> Any:
-    query = ReportQuery(Period(first, last, ZoneInfo(zone)), group_by)
+    measures = MORE_MEASURES if len(group_by) == 1 else ()  # of pairs latency would take long
+    query = ReportQuery(Period(first, last, ZoneInfo(zone)), group_by, measures=measures)
     return report_spend(SpendLog.objects.all(), query, series=None if by_rows else UsageSeries.objects.all())
 
 
@@ -136,7 +144,9 @@ def test_a_report_by_rollups_is_the_one_by_rows(seed: int) -> None:
     assert list(verify_ledger()) == []
     check_reports(["UTC", "Asia/Kathmandu"])  # a late row counts as the lost one that it was
     correct_lost()
-    version = Price.objects.create(deployment_id="first", lines=LINES | {"output": "0.00005"})
+    assert report("UTC", "day").total.margin_pusd
+    assert report("UTC", "day").total.saving_pusd
+    version = make_contract("0.00005", "0.00007")
     job = start_job(Scope("first", False, None, datetime.now(UTC) + timedelta(days=1)), actor="test")
     while run_step(job.id, lambda *_: version.id):
         pass
@@ -170,7 +180,9 @@ def test_days_are_built_again_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize("table", [UsageQuarter, UsageDay])
-@pytest.mark.parametrize("name", ["requests", "attempts", "cost_pusd", "reasoning_tokens", "unpriced"])
+@pytest.mark.parametrize(
+    "name", ["requests", "attempts", "cost_pusd", "unpriced", "cache_hits", "cache_saving_pusd", "margin_pusd"]
+)
 def test_a_rollup_that_differs_is_found_and_repaired(table: type[UsageSums], name: str) -> None:
     for minute in (0, 20):
         make(started_at=datetime(2026, 3, 10, 23, minute, tzinfo=UTC), cache_hit=True)
