@@ -4,7 +4,7 @@ Whole months are compared to as many whole months before them, any other period 
 the zone are counted, so a change of the clock in one of the two moves nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -25,9 +25,9 @@ class ComparedSums:
     sums: Sums
     previous: Sums | None
 
-    def render(self) -> dict[str, str | int | None]:
+    def render(self, measures: Collection[str] = ()) -> dict[str, str | int | None]:
         before = self.previous.render() if self.previous is not None else {}
-        return {**self.sums.render(), **{f"previous_{name}": before.get(name) for name in COMPARED}}
+        return {**self.sums.render(measures), **{f"previous_{name}": before.get(name) for name in COMPARED}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class ComparedReport:
     rows: Sequence[tuple[tuple[str, ...], ComparedSums]]
     total: ComparedSums
     previous: Period
+    measures: tuple[str, ...] = ()
 
 
 def find_previous(period: Period) -> Period:
@@ -64,7 +65,7 @@ def compare(report: Report, before: Report, period: Period) -> ComparedReport:
         if known is None and _shift_members(report.group_by, members, period, previous) is not None:
             known = NOTHING
         rows.append((members, ComparedSums(current.get(members, NOTHING), known)))
-    return ComparedReport(report.group_by, rows, ComparedSums(report.total, before.total), previous)
+    return ComparedReport(report.group_by, rows, ComparedSums(report.total, before.total), previous, report.measures)
 
 
 def _shift_members(

@@ -4,11 +4,12 @@ Source: the columns of github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec at 
 conditional ones that a gateway can fill, and our own, which begin with `x_`. A row is the charge of one period, billing
 account (organization), provider and upstream model, and of the dimensions that the report is grouped by.
 
-The gateway knows one price of a call, so the four costs are one. A call's tokens have several prices, so there is no
-unit price and no price id. An empty cell is NULL.
+Billed, effective and contracted cost are what the tenant pays. The list cost is the same, unless the report has the
+margin: then it is what the provider is paid, which only the platform may know. A call's tokens have several prices, so
+there is no unit price and no price id. An empty cell is NULL.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -16,8 +17,9 @@ import orjson
 
 from billing.pricing import COUNTS
 from billing.reports.period import UNITS, Period
+from billing.reports.query import MARGIN
 from billing.reports.render import make_inert, write_csv
-from billing.reports.spend import Report, Sums
+from billing.reports.spend import MEASURES, Report, Sums
 from gateway.protocol.amounts import usd_text
 
 #: The dimensions that every charge has.
@@ -64,13 +66,19 @@ COLUMNS: Mapping[str, bool] = {
     "SubAccountType": False,
     "Tags": False,
 }
+
+
+def _name_own(measure: str) -> str:
+    return "x_" + measure.title().replace("_", "")
+
+
 #: Our own column → the measure of a report.
 OWN_COLUMNS: Mapping[str, str] = {
     "x_Requests": "requests",
     "x_FailedRequests": "failures",
     "x_UnpricedAttempts": "unpriced",
     "x_EstimatedAttempts": "estimated",
-    **{"x_" + name.title().replace("_", ""): name for name in COUNTS},
+    **{_name_own(name): name for name in (*COUNTS, "cache_hits", "cache_savings")},
 }
 
 
@@ -90,20 +98,30 @@ def expand_dimensions(group_by: Sequence[str]) -> tuple[str, ...]:
 
 
 def render_focus(charges: Charges) -> Iterator[bytes]:
-    lines = (_render_charge(charges, members, sums) for members, sums in charges.report.rows)
-    return write_csv([*COLUMNS, *OWN_COLUMNS], lines)
+    own = {**OWN_COLUMNS, **_more_columns(charges.report)}
+    lines = (_render_charge(charges, members, sums, own.values()) for members, sums in charges.report.rows)
+    return write_csv([*COLUMNS, *own], lines)
 
 
-def _render_charge(charges: Charges, members: Sequence[str], sums: Sums) -> Sequence[str | int]:
+def _more_columns(report: Report) -> Mapping[str, str]:
+    """Column → measure, of those measures that the report has beside the usual ones."""
+    return {_name_own(name): name for name in report.total.render(report.measures) if name not in MEASURES}
+
+
+def _render_charge(
+    charges: Charges, members: Sequence[str], sums: Sums, own: Collection[str]
+) -> Sequence[str | int | None]:
     member = dict(zip(charges.report.group_by, members, strict=True))
-    cells = {
+    measures = sums.render(charges.report.measures)
+    cells: dict[str, str | int | None] = {
         **_render_account(member, charges.names),
         **_render_period(charges.period, member),
         **_render_service(member),
         **_render_amounts(sums),
     }
-    own = sums.render()
-    return [*(cells.get(name, "") for name in COLUMNS), *(own[name] for name in OWN_COLUMNS.values())]
+    if MARGIN in charges.report.measures:  # a contract's base price is the catalogue's
+        cells["ListCost"] = measures["provider_cost"]
+    return [*(cells.get(name, "") for name in COLUMNS), *(measures[name] for name in own)]
 
 
 def _render_account(member: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, str]:

@@ -28,12 +28,19 @@ DIMENSIONS = (*UNITS, *COLUMNS, "tag", "status")
 FORMATS = ("json", "csv", "xlsx", "focus")
 #: What a period can be compared to.
 COMPARISONS = ("previous",)
+LATENCY, MARGIN = "latency", "margin"
+#: Groups of measures that a report has only if they are asked for.
+MORE_MEASURES = (LATENCY, MARGIN)
 #: Dimension → why a row of FOCUS cannot have it.
 NOT_IN_FOCUS: Mapping[str, str] = {
     "tag": "a call with two tags would be charged twice",
     "week": "a week may lie in two billing periods",
 }
-PARAMETERS = ("start_date", "end_date", "group_by", "tz", "format", "compare")
+STATUSES = ("success", "failure")
+#: The dimensions that a report can have one member of.
+FILTERS = (*COLUMNS, "tag", "status")
+MAX_MEMBER_CHARS = 255
+PARAMETERS = (*FILTERS, "start_date", "end_date", "group_by", "tz", "format", "compare", "measures")
 MAX_DIMENSIONS = 2
 MAX_DAYS = 366
 FIRST_YEAR, LAST_YEAR = 2000, 2100
@@ -46,6 +53,8 @@ class ReportQuery:
     group_by: tuple[str, ...]
     format: str = FORMATS[0]
     compare: str = ""  # one of COMPARISONS
+    measures: tuple[str, ...] = ()  # of MORE_MEASURES
+    filters: tuple[tuple[str, str], ...] = ()  # (one of FILTERS, the member whose rows the report is of)
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "ReportQuery":
@@ -55,7 +64,7 @@ class ReportQuery:
         names, text, compare = _read_dimensions(fields), _read_format(fields), _read_comparison(fields)
         if text == "focus":
             _check_focus(names, compare)
-        return cls(Period(start, end, zone), names, text, compare)
+        return cls(Period(start, end, zone), names, text, compare, _read_measures(fields), _read_filters(fields))
 
 
 def read_days(fields: Mapping[str, str]) -> tuple[date, date]:
@@ -123,6 +132,27 @@ def _read_comparison(fields: Mapping[str, str]) -> str:
     if text and text not in COMPARISONS:
         raise BadRequest(f"'compare' must be {' or '.join(COMPARISONS)}.", param="compare")
     return text
+
+
+def _read_measures(fields: Mapping[str, str]) -> tuple[str, ...]:
+    names = {name.strip() for name in fields.get("measures", "").split(",")} - {""}
+    if wrong := sorted(names.difference(MORE_MEASURES)):
+        raise BadRequest(
+            f"There is no measure {wrong[0][:SHOWN_CHARS]!r}. 'measures' may have {', '.join(MORE_MEASURES)}, with a "
+            "comma between; a report has the others anyway.",
+            param="measures",
+        )
+    return tuple(name for name in MORE_MEASURES if name in names)
+
+
+def _read_filters(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    filters = tuple((name, fields[name]) for name in FILTERS if fields.get(name))
+    for name, member in filters:
+        if len(member) > MAX_MEMBER_CHARS or "\0" in member:
+            raise BadRequest(f"{name!r} must be one {name} of at most {MAX_MEMBER_CHARS} characters.", param=name)
+        if name == "status" and member not in STATUSES:
+            raise BadRequest(f"'status' must be {' or '.join(STATUSES)}.", param=name)
+    return filters
 
 
 def _check_focus(names: Sequence[str], compare: str) -> None:

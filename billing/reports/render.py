@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import orjson
@@ -19,9 +19,10 @@ FORMULA = re.compile("^(?=[=+\\-@\t\r\n＝＋－＠])|(?<=[;\r\n])(?=[=+\\-@\t�
 
 
 class Measures(Protocol):
-    """Sums of a row. An amount is exact decimal text, a count an integer, an unknown one None."""
+    """Sums of a row. An amount is exact decimal text, a count an integer, an unknown one None. `measures`: those of
+    `query.MORE_MEASURES` that it has."""
 
-    def render(self) -> Mapping[str, str | int | None]: ...
+    def render(self, measures: Collection[str] = ()) -> Mapping[str, str | int | None]: ...
 
 
 class Table(Protocol):
@@ -36,6 +37,9 @@ class Table(Protocol):
     @property
     def total(self) -> Measures: ...
 
+    @property
+    def measures(self) -> tuple[str, ...]: ...
+
 
 def render_json(report: Table) -> Iterator[bytes]:
     """`{"rows": [{dimension: member, …, measure: …}, …], "total": {measure: …}}`, and `previous` with the days that a
@@ -43,11 +47,11 @@ def render_json(report: Table) -> Iterator[bytes]:
     yield b'{"rows":['
     for first in range(0, len(report.rows), PART_ROWS):
         rows = [
-            {**dict(zip(report.group_by, members, strict=True)), **sums.render()}
+            {**dict(zip(report.group_by, members, strict=True)), **sums.render(report.measures)}
             for members, sums in report.rows[first : first + PART_ROWS]
         ]
         yield (b"," if first else b"") + orjson.dumps(rows)[1:-1]
-    yield b'],"total":' + orjson.dumps(report.total.render())
+    yield b'],"total":' + orjson.dumps(report.total.render(report.measures))
     if isinstance(report, ComparedReport):
         days = {"start_date": report.previous.start, "end_date": report.previous.end}
         yield b',"previous":' + orjson.dumps(days)
@@ -56,8 +60,8 @@ def render_json(report: Table) -> Iterator[bytes]:
 
 def render_csv(report: Table) -> Iterator[bytes]:
     """A line of names, and a line for each row; without the total."""
-    lines = ([*map(make_inert, members), *sums.render().values()] for members, sums in report.rows)
-    return write_csv([*report.group_by, *report.total.render()], lines)
+    lines = ([*map(make_inert, members), *sums.render(report.measures).values()] for members, sums in report.rows)
+    return write_csv([*report.group_by, *report.total.render(report.measures)], lines)
 
 
 def write_csv(names: Sequence[str], lines: Iterator[Sequence[str | int | None]]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from billing.reports.period import Period
 from billing.reports.render import Table
+from billing.reports.spend import AMOUNTS
 
 XLSX_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 #: Larger integers would lose digits as numbers.
@@ -132,17 +133,21 @@ def _join(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _spend_rows(report: Table) -> Iterator[str]:
-    measures = [name for measure in report.total.render().items() for name in _names_of(*measure)]
+    measures = [name for measure in report.total.render(report.measures) for name in _names_of(measure)]
     yield _write_row([_write_text(name, HEAD) for name in (*report.group_by, *measures)])
     for members, sums in report.rows:
         cells = [_write_text(member) for member in members]
-        for value in sums.render().values():
-            cells += _write_value(value)
+        for name, value in sums.render(report.measures).items():
+            cells += _write_value(name, value)
         yield _write_row(cells)
 
 
-def _names_of(name: str, value: str | int | None) -> Sequence[str]:
-    return (name, f"{name}_exact") if isinstance(value, str) else (name,)
+def _names_of(name: str) -> Sequence[str]:
+    return (name, f"{name}_exact") if _is_amount(name) else (name,)
+
+
+def _is_amount(name: str) -> bool:
+    return name.removeprefix("previous_") in AMOUNTS
 
 
 def _about_rows(report: Table, period: Period) -> Iterator[str]:
@@ -156,18 +161,18 @@ def _about_rows(report: Table, period: Period) -> Iterator[str]:
     yield _write_row([_write_text("about", HEAD), _write_text("value", HEAD), _write_text("exact", HEAD)])
     for name, fact in facts.items():
         yield _write_row([_write_text(name), _write_text(fact)])
-    for name, value in report.total.render().items():
-        yield _write_row([_write_text(f"total {name}"), *_write_value(value)])
+    for name, value in report.total.render(report.measures).items():
+        yield _write_row([_write_text(f"total {name}"), *_write_value(name, value)])
 
 
 def _write_row(cells: Sequence[str]) -> str:
     return f"<row>{''.join(cells)}</row>"
 
 
-def _write_value(value: str | int | None) -> Sequence[str]:
-    """The cells of a measure: two of an amount, the number and its exact text."""
+def _write_value(name: str, value: str | int | None) -> Sequence[str]:
+    """The cells of a measure: two of an amount, the number and its exact text, also where it is unknown."""
     if value is None:
-        return ("<c/>",)
+        return ("<c/>",) * len(_names_of(name))
     if isinstance(value, str):
         return f'<c s="{AMOUNT}"><v>{value}</v></c>', _write_text(value)
     return (f"<c><v>{value}</v></c>" if abs(value) < MAX_NUMBER else _write_text(str(value)),)

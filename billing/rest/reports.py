@@ -17,11 +17,22 @@ from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import COMPARED
 from billing.reports.formats import FILES, make_report, render_report
 from billing.reports.guard import guard_report
-from billing.reports.query import COMPARISONS, DIMENSIONS, FORMATS, PARAMETERS, ReportQuery
+from billing.reports.query import (
+    COMPARISONS,
+    DIMENSIONS,
+    FILTERS,
+    FORMATS,
+    MARGIN,
+    MORE_MEASURES,
+    PARAMETERS,
+    STATUSES,
+    ReportQuery,
+)
 from billing.reports.render import JSON_TYPE
-from billing.reports.spend import MEASURES
+from billing.reports.spend import MEASURES, NOTHING
+from gateway.protocol.errors import Forbidden
 from tenants.api.resource import ApiView, Filter, Operation
-from tenants.permissions import Area, Reach
+from tenants.permissions import Area, Reach, reach_of
 from tenants.rest.authentication import caller_of
 from tenants.rest.client_departure import departure_of
 from tenants.rest.fields import read_query
@@ -31,11 +42,31 @@ SPOOLED_BYTES = 1024 * 1024
 PART_BYTES = 64 * 1024
 
 
+AMOUNT_TEXTS: Mapping[str, str] = {
+    "cost": "USD, exact, with twelve decimals.",
+    "cache_savings": "USD, exact: input at its full price less what cached reads and writes of it cost.",
+}
+MARGIN_TEXTS: Mapping[str, str] = {
+    "provider_cost": "With `measures=margin`: USD, exact; what providers are paid.",
+    "margin": "With `measures=margin`: USD, exact; `cost` less `provider_cost`.",
+}
+
+
 def declare_sums(name: str, **more: serializers.Field[Any, Any, Any, Any]) -> type[serializers.Serializer[Any]]:
-    numbers = {measure: serializers.IntegerField() for measure in MEASURES if measure != "cost"}
-    cost = serializers.CharField(help_text="USD, exact, with twelve decimals.")
+    numbers = {measure: serializers.IntegerField() for measure in MEASURES if measure not in AMOUNT_TEXTS}
+    amounts = {name: serializers.CharField(help_text=text) for name, text in AMOUNT_TEXTS.items()}
     previous = {f"previous_{measure}": declare_previous(measure) for measure in COMPARED}
-    return type(name, (serializers.Serializer,), {**more, "cost": cost, **numbers, **previous})
+    return type(name, (serializers.Serializer,), {**more, **amounts, **numbers, **declare_more(), **previous})
+
+
+def declare_more() -> Mapping[str, serializers.Field[Any, Any, Any, Any]]:
+    """The measures that `measures` adds."""
+    times = [name for name in NOTHING.render(MORE_MEASURES) if name.endswith("_ms")]
+    text = "With `measures=latency`: of successful attempts; null where none was timed."
+    return {
+        **{name: serializers.IntegerField(required=False, allow_null=True, help_text=text) for name in times},
+        **{name: serializers.CharField(required=False, help_text=text) for name, text in MARGIN_TEXTS.items()},
+    }
 
 
 def declare_previous(measure: str) -> serializers.Field[Any, Any, Any, Any]:
@@ -105,18 +136,32 @@ class SpendReport(ApiView):
     content_negotiation_class = FormatOfQuery
     operations = {"report": Operation("Report spend by one or two dimensions", answer=SpendReportAnswer)}
     filters = {
+        **{
+            name: Filter("", f"The rows of this {name.replace('_', ' ')} alone.")
+            for name in FILTERS
+            if name != "status"
+        },
+        "status": Filter("", "The attempts of this status alone.", choices=STATUSES),
         "start_date": Filter("started_at", "The first day, in `tz`.", schema_type=date, is_required=True),
         "end_date": Filter("started_at", "The last day, in `tz`.", schema_type=date, is_required=True),
         "group_by": Filter("", f"One or two of {', '.join(DIMENSIONS)}, with a comma between.", is_required=True),
         "tz": Filter("", "The name of a time zone of the IANA database; UTC without it."),
         "format": Filter("", "json without it.", choices=FORMATS),
         "compare": Filter("", "Adds the cost and the requests of the period before.", choices=COMPARISONS),
+        "measures": Filter("", "More measures: latency, margin (for the platform's roles), with a comma between."),
     }
 
     def report(self, request: Request) -> HttpResponseBase:
         query = ReportQuery.read(read_query(request, known=PARAMETERS))
+        check_measures(query, reach_of(caller_of(request), Area.SPEND))
         with guard_report(caller_of(request).organization_id, departure_of(request)):
             return send_report(self.rows(SpendLog.objects.all()), query, series=self.rows(UsageSeries.objects.all()))
+
+
+def check_measures(query: ReportQuery, reach: Reach) -> None:
+    """What providers are paid is the platform's own affair. Raises Forbidden."""
+    if MARGIN in query.measures and reach < Reach.PLATFORM:
+        raise Forbidden("'measures' may have 'margin' for admins and viewers of the platform alone.", param="measures")
 
 
 def send_report(rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries]) -> HttpResponseBase:

@@ -48,6 +48,16 @@ def test_the_table_has_a_total_and_nothing_that_a_terminal_obeys() -> None:
     ]
 
 
+def test_the_rows_of_one_member_alone(api: Api) -> None:
+    make(team_id="a", cost_pusd=5, end_user="x=y")
+    make(team_id="b", cost_pusd=7, end_user="x=y")
+    answer = report(api, group_by="day", team="a", end_user="x=y", measures="margin")
+    only = ("--only=team=a", "--only", "end_user=x=y", "--measures=margin")
+    assert json.loads(run(*DAYS, "--group-by=day", *only, "--format=json")) == answer
+    head, row, _total = (line.split() for line in run(*DAYS, *only).splitlines())
+    assert dict(zip(head, row, strict=True))["provider_cost"] == answer["total"]["cost"] == "0.000000000005"
+
+
 def test_a_file_has_the_answer_of_the_route(api: Api, tmp_path: Path) -> None:
     make(team_id="a", cost_pusd=5)
     for name in ("xlsx", "focus", "csv"):
@@ -74,6 +84,10 @@ def test_the_table_tells_the_period_before() -> None:
         ("--format=xml", "--format"),
         ("--format=xlsx", "--output"),
         ("--compare=next", "--compare"),
+        ("--measures=speed", "--measures"),
+        ("--only=team", "--only"),
+        ("--only=colour=red", "--only"),
+        ("--only=status=ok", "--only"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_option(argument: str, text: str) -> None:

@@ -31,7 +31,7 @@ def read(report: Report) -> openpyxl.Workbook:
 def test_every_row_is_in_the_sheet_with_its_exact_amount():
     sheet = read(report_of("a", "b"))["Spend"]
     names, first, second = ([cell.value for cell in row] for row in sheet.iter_rows())
-    assert names == ["end_user", "cost", "cost_exact", *MEASURES[1:]]
+    assert names == ["end_user", "cost", "cost_exact", *MEASURES[1:], "cache_savings_exact"]
     row = dict(zip(names, first, strict=True))
     assert (row["end_user"], row["cost_exact"]) == ("a", "123456.789012345678")
     assert row["cost"] == 123456.789012345678
