@@ -25,9 +25,16 @@ MAX_PAGES = 500
 DEFAULT_PERIOD = "30d"
 DEFAULT_GROUP = "model_group"
 COMPARISONS = {"previous": _("Period before"), "none": _("Nothing")}
+#: `measures` → its name. Those with the margin are for the platform's roles.
+COLUMNS = {
+    "": _("The usual ones"),
+    "latency": _("Latency too"),
+    "margin": _("Provider cost too"),
+    "latency,margin": _("All"),
+}
 SORTS = ("cost", "requests", "tokens", "name")
 #: The parameters of a report; the others are of the page alone.
-OF_REPORT = ("start_date", "end_date", "group_by", "tz")
+OF_REPORT = ("start_date", "end_date", "group_by", "tz", "measures")
 MAX_CHARS = 100  # of a parameter; the longest is the name of a time zone
 
 
@@ -106,7 +113,8 @@ def read_fields(request: HttpRequest) -> tuple[dict[str, str], dict[str, str]]:
     groups = [name.strip()[:MAX_CHARS] for text in request.GET.getlist("group_by") for name in text.split(",")]
     if any(groups):
         own["group_by"] = ",".join(name for name in groups[:3] if name)
-    fields = {"group_by": DEFAULT_GROUP, "compare": "previous", "sort": "", "page": "1", "period": "", **own}
+    fields = {"group_by": DEFAULT_GROUP, "compare": "previous", "period": "", "measures": "", **own}
+    fields = {"sort": "", "page": "1", **fields}
     fields["tz"] = own.get("tz") or find_zone(request)
     if "start_date" in own or "end_date" in own:
         fields |= {"period": "", "start_date": own.get("start_date", ""), "end_date": own.get("end_date", "")}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from django.contrib.admin import AdminSite
@@ -14,14 +15,14 @@ from billing.models import SpendLog, UsageSeries
 from billing.pricing import COUNTS
 from billing.reports.guard import guard_report
 from billing.reports.period import UNITS
-from billing.reports.query import DIMENSIONS, FORMATS, ReportQuery
+from billing.reports.query import DIMENSIONS, FORMATS, MARGIN, ReportQuery
 from billing.reports.spend import COUNTERS, Sums
-from billing.rest.reports import send_report
+from billing.rest.reports import check_measures, send_report
 from gateway.console.log_links import LogLinks, link_to_log
 from gateway.console.member_names import find_names
-from gateway.console.report_choice import COMPARISONS, OF_REPORT, PRESETS, ReportChoice, read_fields
+from gateway.console.report_choice import COLUMNS, COMPARISONS, OF_REPORT, PRESETS, ReportChoice, read_fields
 from gateway.console.report_data import Chart, Figures, Members, find_figures
-from gateway.protocol.amounts import PUSD, usd_exact, usd_short
+from gateway.protocol.amounts import PLACES, PUSD, usd_exact, usd_short
 from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
 from gateway.protocol.json.types import JsonObject
 from tenants.admin.console import Context
@@ -55,6 +56,17 @@ TITLES: Mapping[str, "StrOrPromise"] = {
 }
 
 
+#: Measure → the title of its column, of those that are chosen.
+MORE_COLUMNS: Mapping[str, "StrOrPromise"] = {
+    "duration_p50_ms": _("Time, median"),
+    "duration_p95_ms": _("Time, 95 %"),
+    "ttft_p50_ms": _("First token, median"),
+    "ttft_p95_ms": _("First token, 95 %"),
+    "provider_cost": _("Provider cost"),
+    "margin": _("Margin"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A cell of a dimension. `name` empty: the member that calls without one have."""
@@ -78,6 +90,9 @@ class Amounts:
     failures: str
     failure_rate: str
     unpriced: str
+    savings: str
+    savings_exact: str
+    more: Sequence[str]  # the cells of the chosen columns
     is_unknown: bool  # none of its calls has a price: 0 is no cost
 
 
@@ -104,15 +119,19 @@ def show_report(site: AdminSite, request: HttpRequest) -> HttpResponseBase:
     fields, own = read_fields(request)
     rows = readable_rows(request, Area.SPEND, SpendLog.objects.all())
     series = readable_rows(request, Area.SPEND, UsageSeries.objects.all())
-    context: Context = {**site.each_context(request), "title": _("Spend report"), "fields": fields, **_form(fields)}
+    reach = reach_of_user(request, Area.SPEND)
+    context: Context = {**site.each_context(request), "title": _("Spend report"), "fields": fields}
+    context |= _form(fields, reach)
     caller = caller_of(request)
     organization_id = caller.organization_id if caller is not None else None
     try:
         with guard_report(organization_id, departure_of(request)):
             if request.GET.get("format"):
                 query = ReportQuery.read({name: fields[name] for name in OF_REPORT} | {"format": request.GET["format"]})
+                check_measures(query, reach)
                 return send_report(rows, query, series=series)
             choice = ReportChoice.read(fields, own)
+            check_measures(choice.query, reach)
             figures = find_figures(rows, choice.query, series=series, has_comparison=choice.has_comparison)
     except (ClientFault, GatewayFault) as fault:
         context |= {"error": fault.message, "error_field": fault.param}
@@ -121,7 +140,7 @@ def show_report(site: AdminSite, request: HttpRequest) -> HttpResponseBase:
     return TemplateResponse(request, "console/spend_report.html", context)
 
 
-def _form(fields: Mapping[str, str]) -> Context:
+def _form(fields: Mapping[str, str], reach: Reach) -> Context:
     """The choices of the form, with those that hold."""
     first, _comma, second = fields["group_by"].partition(",")
     dimensions = [(name, TITLES.get(name, name)) for name in DIMENSIONS]
@@ -131,6 +150,9 @@ def _form(fields: Mapping[str, str]) -> Context:
         "group_first": first,
         "group_second": second,
         "comparisons": COMPARISONS.items(),
+        "choices_of_columns": [
+            (name, title) for name, title in COLUMNS.items() if MARGIN not in name or reach == Reach.PLATFORM
+        ],
     }
 
 
@@ -150,6 +172,7 @@ def _describe(request: HttpRequest, choice: ReportChoice, figures: Figures) -> C
         names[charted] = {**names[charted], **find_names(request, charted, ids - names[charted].keys())}
     days = {"start_date": str(choice.query.period.start), "end_date": str(choice.query.period.end), "period": ""}
     whole = {**days, "group_by": ",".join(group_by), "tz": choice.fields["tz"]}
+    whole["measures"] = choice.fields["measures"]
     return {
         "choice": choice,
         "preset_links": [
@@ -162,7 +185,8 @@ def _describe(request: HttpRequest, choice: ReportChoice, figures: Figures) -> C
             _make_line(choice.query, members, sums, figures, [names[name] for name in group_by])
             for members, sums in shown
         ],
-        "total": _make_amounts(total, total, figures.previous_total),
+        "total": _make_amounts(choice.query, total, total, figures.previous_total),
+        "more_columns": [title for name, title in MORE_COLUMNS.items() if name in _more_measures(choice.query, total)],
         "total_log": link_to_log(choice.query, ()),
         "has_changes": figures.previous is not None,
         "is_overlapping": "tag" in group_by,
@@ -208,10 +232,23 @@ def _make_line(
 ) -> Line:
     cells = [Member(known.get(member, ""), member) for member, known in zip(members, names, strict=True)]
     before = None if figures.previous is None else figures.previous.get(members)
-    return Line(cells, _make_amounts(sums, figures.total, before), link_to_log(query, members))
+    return Line(cells, _make_amounts(query, sums, figures.total, before), link_to_log(query, members))
 
 
-def _make_amounts(sums: Sums, total: Sums, before: Sums | None) -> Amounts:
+def _more_measures(query: ReportQuery, sums: Sums) -> Mapping[str, str | int | None]:
+    """Those of the chosen columns, in their order."""
+    measures = sums.render(query.measures)
+    return {name: measures[name] for name in MORE_COLUMNS if name in measures}
+
+
+def _write_more(value: str | int | None) -> str:
+    """A time in milliseconds, or an amount."""
+    if value is None:
+        return "–"
+    return f"{value:,} ms" if isinstance(value, int) else usd_short(int(Decimal(value).scaleb(PLACES)))
+
+
+def _make_amounts(query: ReportQuery, sums: Sums, total: Sums, before: Sums | None) -> Amounts:
     requests, failures = count_of(sums, "requests"), count_of(sums, "failures")
     unpriced = count_of(sums, "unpriced")
     return Amounts(
@@ -226,6 +263,9 @@ def _make_amounts(sums: Sums, total: Sums, before: Sums | None) -> Amounts:
         failures=f"{failures:,}",
         failure_rate=f"{100 * failures / requests:.1f} %" if requests and failures else "",
         unpriced=f"{unpriced:,}" if unpriced else "",
+        savings=usd_short(sums.saving_pusd) if sums.saving_pusd else "",
+        savings_exact=usd_exact(sums.saving_pusd),
+        more=[_write_more(value) for value in _more_measures(query, sums).values()],
         is_unknown=bool(unpriced) and not sums.cost_pusd,
     )
 
