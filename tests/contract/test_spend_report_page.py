@@ -349,3 +349,42 @@ def test_the_dashboard_says_why_it_has_no_figures(client: Client, monkeypatch: p
     assert "as many reports at once as it may" in text
     assert "Latest calls" in text
     assert [card.value for card in client.get("/console/").context["cards"]][:1] == ["1"]
+
+
+def test_columns_of_latency_and_of_the_margin_are_chosen(client: Client) -> None:
+    begin = at("2026-11-20T10:00+00:00")
+    fields = {
+        "started_at": begin,
+        "ended_at": begin + timedelta(seconds=2),
+        "first_token_at": begin + timedelta(seconds=1),
+    }
+    make(model_group="m", cost_pusd=3 * PUSD, provider_cost_pusd=PUSD, cache_saving_pusd=PUSD // 2, **fields)
+    make(model_group="none", cost_pusd=1, ended_at=None)
+    root = enter(client)
+    plain = show(root, group_by="model_group")
+    assert [line.amounts.more for line in plain.context["lines"]] == [[], []]
+    assert plain.context["lines"][0].amounts.savings == "$0.5000"
+    answer = show(root, group_by="model_group", measures="latency,margin")
+    line, other = answer.context["lines"]
+    assert [str(title) for title in answer.context["more_columns"]][-2:] == ["Provider cost", "Margin"]
+    *times, paid, margin = line.amounts.more
+    assert (paid, margin) == ("$1.00", "$2.00")
+    assert all(re.fullmatch(r"[0-9,]+ ms", time) for time in times)
+    assert other.amounts.more[:4] == ["–"] * 4
+    assert all("measures=latency%2Cmargin" in link for _name, link in answer.context["files"])
+    told = root.get(PAGE, {**NOVEMBER, "group_by": "model_group", "measures": "margin", "format": "csv"})
+    assert b"provider_cost" in b"".join(told.streaming_content)
+
+
+def test_the_margin_is_on_no_page_of_an_organization(client: Client, people: People) -> None:
+    make(organization_id=people.home.id, cost_pusd=3 * PUSD, provider_cost_pusd=1_234_567 * 10**6)
+    admin = enter(client, Role.ORGANIZATION_ADMIN, people.home.id)
+    roll_up()
+    for extension in ({}, {"format": "csv"}, {"format": "xlsx"}, {"format": "focus"}):
+        answer = admin.get(PAGE, {**NOVEMBER, "measures": "latency,margin", **extension})
+        assert answer.status_code == 403
+        assert b"1.23" not in answer.content
+    page = show(admin, measures="latency")
+    assert [name for name, _title in page.context["choices_of_columns"]] == ["", "latency"]
+    assert b"1.23" not in page.content
+    assert b"rovider cost" not in page.content
