@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from billing.bookkeeping import find_base_id, find_lines
@@ -20,12 +20,9 @@ from billing.counted_rows import (
     COUNTED,
     WAS_LOST,
     EpochSeconds,
-    cost_of_row,
-    join_halves,
-    sum_halves,
     sum_tokens,
 )
-from billing.models import Price, SpendLog, UsageSeries
+from billing.models import SpendLog, UsageSeries
 from billing.pricing import COUNTS
 from billing.reconciliation.comparison import Ours, Place
 from billing.reconciliation.lines import Component
@@ -106,7 +103,7 @@ def find_rates(
 
 
 def _add_sums(ours: Ours, sums: Sums) -> None:
-    ours.pusd += sums.cost_pusd
+    ours.pusd += sums.cost_pusd - sums.margin_pusd  # what the provider is paid
     ours.attempts += sums.counts[_ATTEMPTS]
     ours.estimated_attempts += sums.counts[_ESTIMATED]
     ours.tokens.update(_by_component(dict(zip(COUNTS, sums.tokens, strict=True))))
@@ -126,9 +123,6 @@ def _add_details(found: dict[Place, Ours], details: "_Details", total: Sums, per
     for condition in _find_midnights(period):
         for place, tokens in details.group(COUNTED & condition):
             found[place].crossing.update(tokens)
-    if Price.objects.exclude(base_price_id="").exists():
-        for place, pusd in details.find_margins():
-            found[place].pusd -= pusd
 
 
 def _find_midnights(period: Period) -> Iterator[Q]:
@@ -154,13 +148,6 @@ class _Details:
     def group(self, condition: Q) -> Iterator[tuple[Place, Counter[Component]]]:
         for row in self._group(condition).annotate(**sum_tokens()).iterator(chunk_size=2_000):
             yield self._place_of(row), _by_component({name: int(row[f"sum_{name}"] or 0) for name in COUNTS})
-
-    def find_margins(self) -> Iterator[tuple[Place, int]]:
-        """Picodollars that tenants are charged more than the provider is paid."""
-        margin = cost_of_row() - F("provider_cost_pusd")
-        rows = self._group(Q(provider_cost_pusd__isnull=False)).annotate(**sum_halves(margin))
-        for row in rows.iterator(chunk_size=2_000):
-            yield self._place_of(row), join_halves(row)
 
     def _group(self, condition: Q) -> QuerySet[Any, Any]:
         days: QuerySet[Any, Any] = self._rows.filter(condition).order_by()

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0017_alerts'),
+        ('billing', '0019_report_schedules'),
         ('tenants', '0014_budget_window_end'),
     ]
 
