@@ -248,7 +248,7 @@ def test_a_time_at_a_bound_is_in_the_slot_of_the_rollups(api: Api) -> None:
         for name, us in (("at", 0), ("over", 999), ("above", 1000)):
             ended_at = begin + timedelta(milliseconds=bound, microseconds=us)
             call(started_at=begin, ended_at=ended_at, cache_hit=True, end_user=name, team_id=f"{name}-{place:02d}")
-    by_rows = report(api, group_by="end_user,team", measures="latency")["rows"]  # no rollup has end users
+    by_rows = report(api, group_by="end_user,team", measures="latency")["rows"]
     rows = report(api, group_by="team", measures="latency")["rows"]
     assert {row["team"]: row["duration_p50_ms"] for row in by_rows} == {
         row["team"]: row["duration_p50_ms"] for row in rows
