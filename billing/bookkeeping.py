@@ -132,7 +132,8 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
         rows = read_rows(sql.fill("state = 'open' AND writer_id IN ({marks})", marks=marks), batch_rows, *dead)
         rows = [row._replace(finish=CRASHED["finish"], usage_source=CRASHED["usage_source"]) for row in rows]
         free, requests = hold_requests(rows)
-        outcomes = [replace(_price_row(row), state=State.LOST) for row in free]
+        priced = [_price_row(row) for row in free]
+        outcomes = [replace(each, state=State.LOST, extras=(0, *each.extras[1:])) for each in priced]
         _settle(outcomes, requests)
         SpendLog.objects.filter(id__in=[outcome.row.id for outcome in outcomes]).update(**CRASHED, ended_at=now)
     return len(rows)

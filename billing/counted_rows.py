@@ -29,7 +29,7 @@ from billing.latency import BOUNDS_MS
 from billing.models import PriceAdjustment, SpendLog
 from billing.pricing import COUNTS
 from billing.rollups import OUTRUN, RANK_OF_END
-from billing.spend_rows import COMPLETE, WITH_ESTIMATES
+from billing.spend_rows import CHARGED_AS_LOST, COMPLETE, WITH_ESTIMATES
 
 State = SpendLog.State
 WAS_LOST = Q(state__in=(State.LATE, State.PARKED))
@@ -149,7 +149,7 @@ def join_halves(row: Mapping[str, Any], name: str = "cost") -> int:
 def sum_extras_of_rows() -> dict[str, Sum]:
     """The aggregates of EXTRAS of rows: read them with `read_extras`."""
     return {
-        "sum_cache_hits": count_if(Q(cache_hit=True) & ~WAS_LOST),
+        "sum_cache_hits": count_if(Q(cache_hit=True) & ~Q(state__in=CHARGED_AS_LOST)),
         **sum_halves(cache_saving_of_row(), "saving"),
         **sum_halves(margin_of_row(), "margin"),
     }

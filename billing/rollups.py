@@ -165,13 +165,12 @@ def count_row(row: Row, delta_pusd: int = 0, extra_deltas: Sequence[int] = NO_EX
     is_parked = row.state == State.PARKED and (row.cost_pusd is not None or row.lost_tokens > 0)
     if row.state not in _COUNTED and not is_parked:
         return None
-    was_lost = row.state in _WAS_LOST
-    if was_lost:
+    if row.state in _WAS_LOST:
         rank, is_failure, sums = _rank(row.attempt, ""), True, sum_lost(row)
     else:
         rank, is_failure = _rank(row.attempt, row.error_code), has_failed(row)
         sums = sum_row(row.finish, row.usage_source, row.tokens, row.cost_pusd)
-    extras = tuple(map(add, extra_sums(row, was_lost=was_lost), extra_deltas))
+    extras = tuple(map(add, extra_sums(row), extra_deltas))
     measures = _measure((*sums[:-1], sums[-1] + delta_pusd), extras)
     slots = () if is_failure else _find_slots(row)
     return Counted(rank, row.started_at, _series_of(row, is_failure), measures, slots, names_of(row))

@@ -20,6 +20,8 @@ BUCKET = ("organization_id", "team_id", "user_id", "key_id", "model_group", "pro
 SUMS = ("requests", "failures", "estimated", "unpriced", *TOKENS, "cost_pusd")
 #: Further sums of the rollups alone, which no budget and no total has.
 EXTRAS = ("cache_hits", "cache_saving_pusd", "margin_pusd")
+#: States of rows that count as lost ones, before and after their process closed them.
+CHARGED_AS_LOST = (State.LOST, State.LATE, State.PARKED)
 NO_EXTRAS = (0,) * len(EXTRAS)
 SKIP_LOCKED, WAIT_LOCKED = " FOR UPDATE SKIP LOCKED", " FOR UPDATE"
 COMPLETE, ESTIMATED = Finish.COMPLETE.value, UsageSource.ESTIMATED.value
@@ -120,7 +122,10 @@ def find_margin(cost_pusd: int | None, provider_cost_pusd: int | None) -> int:
     return 0 if cost_pusd is None or provider_cost_pusd is None else cost_pusd - provider_cost_pusd
 
 
-def extra_sums(row: Row, *, was_lost: bool) -> tuple[int, ...]:
-    """The amount that a settled row has added to each of EXTRAS."""
-    hit = row.cache_hit and not was_lost
-    return (int(hit), row.cache_saving_pusd or 0, find_margin(row.cost_pusd, row.provider_cost_pusd))
+def extra_sums(row: Row) -> tuple[int, ...]:
+    """The amount that a settled row has added to each of EXTRAS. A lost row is no hit, for it is charged."""
+    return (
+        int(row.cache_hit and row.state not in CHARGED_AS_LOST),
+        row.cache_saving_pusd or 0,
+        find_margin(row.cost_pusd, row.provider_cost_pusd),
+    )
