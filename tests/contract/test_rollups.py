@@ -136,7 +136,7 @@ def check_reports(zones: Sequence[str] = ZONES) -> None:
 
 def sums_of(table: type[UsageSums]) -> list[Any]:
     """All sums without those that are zero, as a rebuild leaves them out."""
-    names = [field.attname for field in table._meta.local_fields if field.attname != "series_id"]
+    names = [field.attname for field in table._meta.local_fields if field.attname not in ("series_id", "pk")]
     rows = table._default_manager.order_by("starts_at", "series__digest").values_list("series__digest", *names)
     return [tuple(value or 0 for value in row) for row in rows if any(row[3:])]
 
