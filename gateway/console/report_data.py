@@ -104,6 +104,8 @@ def _read_chart(source: Source, query: ReportQuery, report: Report) -> Chart:
     """The chart of a report without a unit of time: of the dearest members of its first dimension, and of all others
     together. All calls are read last, so that a call that is settled meanwhile is one of the others."""
     unit, dimension = choose_unit(query.period), query.group_by[0]
+    if "tag" in query.group_by:  # a call with two tags would count twice
+        report = source.read(replace(query, group_by=(dimension,), measures=()))
     costs: dict[str, int] = defaultdict(int)
     for members, sums in report.rows:
         costs[members[0]] += sums.cost_pusd

@@ -326,6 +326,14 @@ def test_the_chart_of_many_members_reads_the_dearest_alone(
     assert sizes[1:] == [6 * days, days]
 
 
+def test_a_call_with_many_tags_is_no_dearer_in_the_chart(client: Client) -> None:
+    for number in range(8):
+        make(cost_pusd=(100 + number) * PUSD, key_id=f"k{number}", tags=json.dumps(["a", "b"] if number < 2 else ["a"]))
+    chart = show(enter(client), group_by="key,tag").context["chart"]
+    assert chart["names"][:6] == [f"k{number}" for number in range(7, 1, -1)]
+    assert sum(chart["data"]["series"][6]["values"]) == 201
+
+
 def test_an_unpriced_call_is_told(client: Client) -> None:
     make(state="unpriced", cost_pusd=None)
     answer = show(enter(client))
