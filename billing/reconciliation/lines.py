@@ -158,13 +158,12 @@ def read_day(text: str, name: str) -> date:
     text = text.removesuffix(" UTC")  # BigQuery's text of a timestamp
     try:
         instant = datetime.fromisoformat(text) if len(text) <= MAX_NUMBER_CHARS else None
-        if instant is not None and instant.tzinfo is not None:
-            instant = instant.astimezone(UTC)
-    except (ValueError, OverflowError):  # the first and the last day of the calendar have no other zone
+    except ValueError:
         instant = None
     if instant is None:
         raise InvoiceUnreadable(f"{name} is {text[:30]!r}, which is no day")
-    return check_day(instant.date(), name)
+    day = (instant if instant.tzinfo is None else instant.astimezone(UTC)).date()
+    return check_day(day, name)
 
 
 def check_day(day: date, name: str) -> date:

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Window
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 from django_scopes import scopes_disabled
 
 from billing.alerts.record import MAX_TITLE, deliver_to
-from billing.models import Alert, AlertChannel, AlertKind, ReportFile, ReportSchedule
+from billing.models import Alert, AlertChannel, AlertDelivery, AlertKind, ReportFile, ReportSchedule
 from billing.report_schedules.made import MadeReport, make
 from billing.report_schedules.writes import timing_of
 from gateway.protocol.errors import ClientFault, GatewayFault, RateLimited
@@ -61,10 +61,14 @@ def make_due_reports(busy_s: float) -> int:
     return count
 
 
-def run_now(schedule: ReportSchedule, now: datetime, departure: ClientDeparture | None = None) -> Alert:
-    """Makes and sends the report at once, as if it were due; its plan stays. Raises RateLimited, ClientFault and
-    GatewayFault."""
-    made = make(schedule, now, most_s=settings.TOLLGATE_REPORT_TIMEOUT_S, departure=departure)
+def make_now(schedule: ReportSchedule, now: datetime, departure: ClientDeparture | None = None) -> MadeReport:
+    """The report as if it were due. It may take a minute, so never within a transaction, which on SQLite would keep all
+    other writers waiting. Raises ClientFault and GatewayFault."""
+    return make(schedule, now, most_s=settings.TOLLGATE_REPORT_TIMEOUT_S, departure=departure)
+
+
+def send_now(schedule: ReportSchedule, made: MadeReport, now: datetime) -> Alert:
+    """Sends what `make_now` has made; the plan of the schedule stays. Raises RateLimited."""
     with write_transaction():
         own = Alert.objects.filter(kind=AlertKind.REPORT, organization_id=schedule.organization_id)
         recent = own.filter(key__startswith=RUN_KEY, created_at__gt=now - RUN_PERIOD)
@@ -78,10 +82,11 @@ def run_now(schedule: ReportSchedule, now: datetime, departure: ClientDeparture 
 
 
 def purge_files(now: datetime) -> None:
-    """Deletes the files of reports that were delivered, or could not be."""
+    """Deletes the files of reports that no delivery waits for any more, and old ones."""
     with scopes_disabled():  # retention spans all organizations
-        old = ReportFile.objects.filter(alert__created_at__lt=now - FILES_KEPT_FOR).values_list("pk")
-        ReportFile.objects.filter(pk__in=[pk for (pk,) in old[:BATCH]]).delete()
+        waiting = AlertDelivery.objects.filter(alert=OuterRef("pk"), state=AlertDelivery.State.PENDING)
+        over = ReportFile.objects.filter(Q(alert__created_at__lt=now - FILES_KEPT_FOR) | ~Q(Exists(waiting)))
+        ReportFile.objects.filter(pk__in=[pk for (pk,) in over.values_list("pk")[:BATCH]]).delete()
 
 
 def _find_due(now: datetime) -> list[ReportSchedule]:

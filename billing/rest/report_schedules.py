@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import ReportSchedule
+from billing.report_schedules.made import MadeReport
 from billing.report_schedules.periods import PERIODS
-from billing.report_schedules.runs import run_now
+from billing.report_schedules.runs import make_now, send_now
 from billing.report_schedules.timing import WEEKDAYS
 from billing.report_schedules.writes import FORMATS, Settings, change_schedule, create_schedule, delete_schedule
 from billing.reports.query import DIMENSIONS
@@ -103,6 +104,7 @@ class ReportSchedules(Resource[ReportSchedule]):
         "run": Operation("Send the report of a schedule now", 202, AlertRow),
     }
     filters = {"organization_id": Filter("organization_id")}
+    made: MadeReport  # of `run`
 
     def queryset(self) -> QuerySet[ReportSchedule]:
         return ReportSchedule.objects.all()
@@ -143,9 +145,15 @@ class ReportSchedules(Resource[ReportSchedule]):
     def delete_row(self, caller: Caller, row: ReportSchedule) -> None:
         delete_schedule(row)
 
+    def initial(self, request: Request, *args: object, **kwargs: object) -> None:
+        """Makes the report of `run` before the transaction that an Idempotency-Key begins."""
+        super().initial(request, *args, **kwargs)
+        if self.action == "run":
+            self.refuse_body()
+            self.made = make_now(self.find(), timezone.now(), departure_of(request))
+
     def run(self, request: Request, **names: str) -> Response:
-        self.refuse_body()
-        alert = run_now(self.find(), timezone.now(), departure_of(request))
+        alert = send_now(self.find(), self.made, timezone.now())
         return Response(render_alert(alert), status=202)
 
 

@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from billing.models import AlertChannel, ReportSchedule
-from billing.report_schedules.runs import run_now
+from billing.models import AlertChannel, AlertDelivery, ReportSchedule
+from billing.report_schedules.runs import make_now, send_now
 from billing.report_schedules.writes import change_schedule, create_schedule, delete_schedule
 from gateway.console.alert_owner import add_refusal, find_row
 from gateway.console.report_choice import find_zone
@@ -63,11 +63,15 @@ def show_schedule(site: AdminSite, request: HttpRequest, schedule_id: str) -> Ht
 
 def _run(request: HttpRequest, row: ReportSchedule) -> None:
     try:
-        run_now(row, timezone.now(), departure_of(request))
+        made = make_now(row, timezone.now(), departure_of(request))
+        alert = send_now(row, made, timezone.now())
     except (ClientFault, GatewayFault) as fault:
         messages.error(request, fault.message)
-    else:
+        return
+    if AlertDelivery.objects.filter(alert=alert).exists():
         messages.success(request, _("The report is on its way. The log of alerts tells when it has arrived."))
+    else:
+        messages.warning(request, _("The report is made, but none of its channels is enabled: it goes nowhere."))
 
 
 def _render(

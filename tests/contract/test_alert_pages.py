@@ -170,6 +170,17 @@ def test_a_report_is_scheduled_changed_sent_and_deleted(client: Client, people: 
         assert not ReportSchedule.objects.exists()
 
 
+def test_a_report_that_goes_nowhere_is_told(client: Client, people: People) -> None:
+    enter(client, Role.ORGANIZATION_ADMIN, people)
+    row = add_schedule(people.home, add_channel(people.home))
+    with scopes_disabled():
+        AlertChannel.objects.update(is_enabled=False)
+    answer = client.post(f"/console/alerts/reports/{row.id}/", {"action": "run"})
+    assert "none of its channels is enabled" in told(answer)[-1]
+    with scopes_disabled():
+        assert not AlertDelivery.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

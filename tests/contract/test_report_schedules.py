@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
+from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 from django_scopes import scopes_disabled
@@ -16,6 +17,7 @@ from billing.alerts.channels import create_channel, delete_channel
 from billing.alerts.delivery import TOO_LARGE, Reply, deliver_due
 from billing.alerts.messages import Outgoing
 from billing.models import Alert, AlertChannel, AlertDelivery, ReportFile, ReportSchedule
+from billing.report_schedules import made, runs
 from billing.report_schedules.runs import (
     CUT,
     LEASE,
@@ -306,6 +308,20 @@ def test_files_are_deleted_when_they_are_old() -> None:
     assert len(deliver()) == 1, "the total is in the alert"
 
 
+def test_a_file_is_deleted_when_no_delivery_waits_for_it() -> None:
+    schedule(add_channel(), add_mail())
+    lonely = schedule(add_channel())
+    ReportSchedule.objects.filter(pk=lonely.pk).update(channel_ids=[])
+    make_due_reports(60)
+    assert ReportFile.objects.count() == 2
+    purge_files(timezone.now())
+    assert ReportFile.objects.count() == 1, "that of the report without a channel is gone"
+    deliver()
+    purge_files(timezone.now())
+    assert not ReportFile.objects.exists()
+    assert Alert.objects.count() == 2
+
+
 def test_a_schedule_goes_on_without_a_channel_that_was_deleted() -> None:
     first, second = add_channel(), add_mail()
     row = schedule(first, second)
@@ -349,6 +365,30 @@ def test_a_creation_that_is_sent_twice_makes_one_schedule(api: Api, people: Peop
         assert send(api, "POST", "report-schedules", body, **{"Idempotency-Key": "once"}).status_code == 201
     assert ReportSchedule.objects.count() == 1
     assert ReportSchedule.objects.get().organization_id is None
+
+
+def test_a_run_makes_its_report_outside_of_the_transaction_of_its_key(
+    api: Api, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite a transaction keeps all other writers waiting, and a report may take a minute."""
+    row = schedule(add_channel())
+    seen: list[bool] = []
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        seen.append(connection.in_atomic_block)
+        return made.make(*arguments, **options)
+
+    monkeypatch.setattr(runs, "make", watch)
+    path = f"report-schedules/{row.id}/run"
+    answers = [send(api, "POST", path, **{"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[1]["idempotent-replayed"] == "true"
+    assert answers[1].json() == answers[0].json()
+    assert seen
+    assert not any(seen)
+    assert Alert.objects.count() == AlertDelivery.objects.count() == 1
+    problem(send(api, "POST", path, {"channel_ids": []}), 400, "channel_ids")
+    problem(send(api, "POST", "report-schedules/absent/run"), 404, "report_schedule_id")
 
 
 def test_runs_on_demand_are_limited_for_each_organization(api: Api, people: People) -> None:
