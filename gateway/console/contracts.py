@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from django.contrib import messages
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -20,11 +21,12 @@ from billing.contracts import end_contract
 from billing.models import Price
 from billing.price_terms import has_begun
 from gateway.console.price_cells import describe_lines
+from gateway.console.price_list import MAX_CHARS, link_repricing
 from gateway.console.set_price import may_set_prices
 from tenants.admin.console import badge, timestamp
 
 PLACES = 50  # of a page: (organization, provider, model)
-VERSIONS = 500  # of these together
+VERSIONS = 10  # of each, those that begin last
 MAX_PAGES = 1000
 
 
@@ -44,12 +46,14 @@ class ContractRow:
 
 
 def show_contracts(site: AdminSite, request: HttpRequest) -> HttpResponse:
-    """The contracts; POST ends the one of `price`, with all of its versions."""
+    """The contracts; POST ends the one of `price`, with all of its versions. `since`: an instant of the past, from
+    which on calls of `provider` may be priced again."""
     if request.method == "POST":
         return _end(request)
     page = _read_page(request.GET.get("page", ""))
     keys = list(_find_places()[(page - 1) * PLACES : page * PLACES + 1])
     ending = _find_contract(request.GET.get("end", ""))
+    provider, since = (request.GET.get(name, "")[:MAX_CHARS] for name in ("provider", "since"))
     context = {
         **site.each_context(request),
         "title": _("Contracts"),
@@ -59,6 +63,8 @@ def show_contracts(site: AdminSite, request: HttpRequest) -> HttpResponse:
         "previous_page": f"?page={page - 1}" if page > 1 else "",
         "next_page": f"?page={page + 1}" if keys[PLACES:] and page < MAX_PAGES else "",
         "may_set": may_set_prices(request),
+        "since": since,
+        "repricing": link_repricing(provider, "", since) if may_set_prices(request) else [],
     }
     return TemplateResponse(request, "console/contracts.html", context)
 
@@ -108,7 +114,9 @@ def _describe(places: Sequence[tuple[str, str, str]]) -> list[ContractRow]:
         provider__in={place[1] for place in places},
         model__in={place[2] for place in places},
     )
-    for row in rows.order_by("-effective_from", "-id")[:VERSIONS]:
+    latest = (F("effective_from").desc(nulls_last=True), F("id").desc())
+    number = Window(RowNumber(), partition_by=("organization_id", "provider", "model"), order_by=latest)
+    for row in rows.annotate(number=number).filter(number__lte=VERSIONS).order_by(*latest):
         found.get((row.organization_id, row.provider, row.model), []).append(row)
     return [text for versions in found.values() for text in _describe_one(versions)]
 

@@ -95,7 +95,7 @@ def show_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
         **site.each_context(request),
         "title": _("Versions of a price"),
         "since": since,
-        "repricing": _link_repricing(names["provider"], names["model"], since) if may_set_prices(request) else [],
+        "repricing": link_repricing(names["provider"], names["model"], since) if may_set_prices(request) else [],
         "name": base_model,
         "region": names["region"],
         "rows": _describe(versions, in_force=_find_in_force(versions, timezone.now())),
@@ -122,8 +122,9 @@ def _show_own_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "console/price_versions.html", context, status=200 if versions else 404)
 
 
-def _link_repricing(provider: str, model: str, since: str) -> list[tuple[str, str]]:
-    """(Model group, address of the preview) of the groups whose calls may have this price."""
+def link_repricing(provider: str, model: str, since: str) -> list[tuple[str, str]]:
+    """(Model group, address of the preview) of the groups whose calls may have this price; without a model, that of any
+    model of the provider. None without an instant."""
     if not since or "\0" in since:
         return []
     groups = dict.fromkeys(row.model_group for row in find_deployments_of(provider, model))
@@ -171,14 +172,19 @@ def _describe(rows: Iterable[Price], in_force: set[str] | None = None) -> list[P
             row.organization_id,
             describe_lines(row.lines),
             row.book.title if in_force is not None and row.book is not None else ORIGINS[Price.Origin(row.origin)],
-            timestamp(row.effective_from, is_complete=in_force is not None)
-            if row.effective_from is not None
+            timestamp(begin, is_complete=in_force is not None)
+            if (begin := _find_begin(row)) is not None
             else _("always"),
             _render_state(row, in_force) if in_force is not None else "",
             f"{link}?{urlencode({'provider': row.provider, 'model': row.model, 'region': row.region})}",
         )
         for row in rows
     ]
+
+
+def _find_begin(row: Price) -> datetime | None:
+    """None for a price of all time. A deployment has a price of its own from the moment at which it was set."""
+    return row.created_at if row.deployment_id else row.effective_from
 
 
 def _render_state(row: Price, in_force: set[str]) -> SafeString:

@@ -102,6 +102,7 @@ def test_the_history_of_a_deployments_own_price(admin: Client, people: People) -
     rows = admin.get(VERSIONS, {"deployment": "mine"}).context["rows"]
     assert [row.price.lines[0].amount for row in rows] == ["$1.00", "$2.00", "$1.00"]
     assert ["in force" in row.state for row in rows] == [True, False, False]
+    assert all("<time" in str(row.begins) for row in rows), "each since it was set"
     assert admin.get(VERSIONS, {"deployment": "absent\0"}).status_code == 404
     with scopes_disabled():
         Deployment.objects.filter(id="mine").update(organization=people.abroad)
@@ -133,6 +134,29 @@ def test_a_contract_is_made_listed_and_ended(admin: Client) -> None:
     assert admin.get(CONTRACTS).context["rows"] == []
     post(admin, CONTRACTS, price=answer.context["ending"].id)
     assert AuditEntry.objects.filter(actor="root", object_type="contract", action="end").count() == 1
+
+
+def test_a_contract_of_the_past_for_all_models_leads_to_the_calls_that_it_changes(admin: Client) -> None:
+    version("0.000002", model="new")
+    past = {"organization": "home", "provider": "openai", "percent": "-50", "begin": "2026-01-01T00:00"}
+    answer = post(admin, NEW, model="", **past)
+    [(group, link)] = admin.get(answer["Location"]).context["repricing"]
+    assert group == "group"
+    assert admin.get(link).status_code == 200
+    assert admin.get(CONTRACTS).context["repricing"] == []
+    for odd in ({"since": "\0"}, {"since": "soon", "provider": "\0"}):
+        assert admin.get(CONTRACTS, odd).context["repricing"] == []
+
+
+def test_a_contract_with_many_versions_hides_no_other(admin: Client) -> None:
+    begin = timezone.now() - timedelta(days=700)
+    common = {"origin": "contract", "organization_id": "home", "provider": "openai", "deployment_id": ""}
+    Price.objects.create(**common, model="quiet", lines={"input": "0.000001"})
+    Price.objects.bulk_create(
+        Price(**common, model="busy", lines={"input": "0.000001"}, effective_from=begin + timedelta(days=number))
+        for number in range(600)
+    )
+    assert [row.model for row in admin.get(CONTRACTS).context["rows"]] == ["busy", "quiet"]
 
 
 def test_drafts_are_shown_beside_the_price_and_decided_on(admin: Client) -> None:
