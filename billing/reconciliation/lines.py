@@ -158,12 +158,13 @@ def read_day(text: str, name: str) -> date:
     text = text.removesuffix(" UTC")  # BigQuery's text of a timestamp
     try:
         instant = datetime.fromisoformat(text) if len(text) <= MAX_NUMBER_CHARS else None
-    except ValueError:
+        if instant is not None and instant.tzinfo is not None:
+            instant = instant.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and the last day of the calendar have no other zone
         instant = None
     if instant is None:
         raise InvoiceUnreadable(f"{name} is {text[:30]!r}, which is no day")
-    day = (instant if instant.tzinfo is None else instant.astimezone(UTC)).date()
-    return check_day(day, name)
+    return check_day(instant.date(), name)
 
 
 def check_day(day: date, name: str) -> date:

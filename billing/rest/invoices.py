@@ -65,7 +65,7 @@ class NewInvoiceName(Body):
 
 
 class InvoiceNameRow(serializers.Serializer[Any]):
-    id = serializers.CharField()
+    id = serializers.IntegerField()
     provider = serializers.ChoiceField(choices=SOURCE_NAMES)
     name = serializers.CharField()
     model = serializers.CharField()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from billing.models import InvoiceImport, InvoiceLine
+from billing.rest.invoices import InvoiceNameRow
 from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
 
@@ -50,6 +51,7 @@ def test_a_name_is_written_and_forgotten(api: Api) -> None:
     body = {"provider": "aws", "name": "Claude4.5Sonnet", "model": "claude-sonnet-4-5"}
     made = ask(api, "POST", "invoice-names", body, status=201)
     assert made == {"id": made["id"], **body}
+    assert InvoiceNameRow(made).data == made, "the types are those of the schema"
     changed = ask(api, "POST", "invoice-names", {**body, "model": "sonnet"}, status=201)
     assert (changed["id"], changed["model"]) == (made["id"], "sonnet")
     assert ask(api, "GET", "invoice-names")["data"] == [changed]
