@@ -89,7 +89,7 @@ class LogSearch:
         return rows if self.ends_before is None else rows.filter(started_at__lt=self.ends_before)
 
     def _keep_counted(self, rows: QuerySet[SpendLog]) -> QuerySet[SpendLog]:
-        """As a report counts: it knows more failures than the columns of a row that settles late."""
+        """The rows that a report counts: it knows more failures than the columns of a row that settles late."""
         if self.status:
             rows = rows.filter(~FAILED if self.status == SUCCESS else FAILED)
         if self.counted == WITHOUT_PRICE:

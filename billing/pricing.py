@@ -46,6 +46,7 @@ COVERED_BY = {
 #: A count that the second line covers at its real price.
 IS_OUTPUT = "reasoning_tokens"
 COUNTS = tuple(COVERED_BY)
+INPUT = COUNTS.index("input_tokens")
 CACHE_COUNTS = tuple(place for place, count in enumerate(COUNTS) if count.startswith("cache_"))
 _counts_of = attrgetter(*COUNTS)
 
@@ -268,19 +269,24 @@ def _round(amount: Rate) -> int:
 
 
 def cache_saving(counts: Sequence[int], price: PriceLines | None, context: PriceContext = NO_CONTEXT) -> int | None:
-    """Picodollars that the prompt cache saved of counts in the order of COUNTS, against the full price of the input. It
-    is negative where writes cost more than reads saved; None where nothing was cached, or a price is not known."""
-    rates = (price or NO_PRICE).select(counts, context).per_token
-    full = rates[COUNTS.index("input_tokens")]
-    cached = [(counts[place], rates[place]) for place in CACHE_COUNTS if counts[place]]
-    if not cached or full is None:
+    """Picodollars that the prompt cache saved of counts in the order of COUNTS: what they would cost more if all of the
+    input were plain. It is negative where writes cost more than reads saved; None where nothing was cached, or a price
+    is not known."""
+    chosen = (price or NO_PRICE).select(counts, context)
+    plain, cached = counts[INPUT], [place for place in CACHE_COUNTS if counts[place]]
+    if not cached or any(chosen.per_token[place] is None for place in (INPUT, *cached)):
         return None
-    saving = 0
-    for tokens, rate in cached:
-        if rate is None:
-            return None
-        saving += component_cost(tokens, full) - component_cost(tokens, rate)
-    return saving
+    everything = plain + sum([counts[place] for place in cached])
+    own = sum([_tokens_cost(chosen, place, counts[place]) for place in cached])
+    return _tokens_cost(chosen, INPUT, everything) - _tokens_cost(chosen, INPUT, plain) - own
+
+
+def _tokens_cost(price: PriceLines, place: int, tokens: int) -> int:
+    """The cost of one count that has a price, without other conditions."""
+    rate = price.per_token[place]
+    assert rate is not None
+    brackets = dict(price.brackets).get(place)
+    return component_cost(tokens, rate) if brackets is None else _bracket_cost(tokens, rate, brackets)
 
 
 def bound_counts(usage: Usage, maximum: int) -> Usage:

@@ -107,11 +107,9 @@ def render_tokens(log: SpendLog) -> SafeString:
         '<span class="tg-muted" title="{}">({})</span> ', _("read from cache"), f"{log.cache_read_tokens:,}"
     )
     return format_html(
-        '<span class="tg-number"><span title="{}">{}</span> {}→ <span title="{}">{}</span></span>',
-        _("input"),
+        '<span class="tg-number">{} {}→ {}</span>',
         f"{sum_tokens(log, TOKENS_IN):,}",
         cached if log.cache_read_tokens else "",
-        _("output"),
         f"{sum_tokens(log, TOKENS_OUT):,}",
     )
 

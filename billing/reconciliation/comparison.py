@@ -269,7 +269,7 @@ def _add_variants(theirs: Theirs, rates: Mapping[Component, Fraction], parts: di
 
 
 def _add_rest(parts: dict[Cause, Fraction], rest: Fraction, *, is_known: bool, theirs_pusd: int) -> None:
-    """The rest is another price of the same tokens; where a rate is not known, nobody can say."""
+    """The rest is another price of the same tokens; where a rate is not known, it is unexplained."""
     if not is_known:
         parts[Cause.UNEXPLAINED] += rest
         return

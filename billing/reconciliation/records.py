@@ -76,7 +76,7 @@ class InvoiceFile:
 
 
 def fold_name(name: str) -> str:
-    """The name of a column, whoever has written it."""
+    """The name of a column without its signs, in lower case."""
     return _SIGNS.sub("", name.lower())
 
 

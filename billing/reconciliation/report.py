@@ -102,7 +102,9 @@ def _read_theirs(source: InvoiceSource, period: Period, names: Mapping[str, str]
     )
     found: dict[Place, Theirs] = defaultdict(Theirs)
     charges: dict[tuple[Place, Component, str, str], tuple[int | None, int]] = {}
-    for row in groups.iterator(chunk_size=2_000):
+    for count, row in enumerate(groups.iterator(chunk_size=2_000), 1):
+        if count > MAX_CHARGES:
+            raise BadRequest(f"The invoices of these days have more than {MAX_CHARGES:,} charges.", param="end_date")
         place = row["day"], names.get(row["model"], row["model"])
         component = Component(row["component"])
         if row["is_usage"]:
@@ -113,8 +115,6 @@ def _read_theirs(source: InvoiceSource, period: Period, names: Mapping[str, str]
         before = charges.get(key, (0, 0))
         both = None if tokens is None or before[0] is None else before[0] + tokens
         charges[key] = both, before[1] + join_halves(row)
-        if len(charges) > MAX_CHARGES:
-            raise BadRequest(f"The invoices of these days have more than {MAX_CHARGES:,} charges.", param="end_date")
     for (place, component, tier, region), (tokens, pusd) in charges.items():
         found[place].charges.append(Charge(component, tier, region, tokens, pusd))
     return dict(found)

@@ -159,7 +159,7 @@ class SpendReport(ApiView):
 
 
 def check_measures(query: ReportQuery, reach: Reach) -> None:
-    """What providers are paid is the platform's own affair. Raises Forbidden."""
+    """The margin is for the platform's roles alone. Raises Forbidden."""
     if MARGIN in query.measures and reach < Reach.PLATFORM:
         raise Forbidden("'measures' may have 'margin' for admins and viewers of the platform alone.", param="measures")
 

@@ -52,30 +52,30 @@ class BackgroundRun:
         self._ledger = ledger
         self._is_cancelled = False
         self._is_finishing = False
-        self._task: asyncio.Task[None] | None = None
+        self._answer: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # that ends the response when the answer has ended
         self.stored = replace(run.stored, response=events[-1]["response"])  # as it is now
         self.log = EventLog()
         self.log.add(events)
 
     @property
     def call_log(self) -> CallLog:
-        return CallLog(self.log, lambda: Details(tuple(self._ledger.attempts)))
+        attempts = self._ledger.attempts  # and nothing else: the log is kept when the request is gone
+        return CallLog(self.log, lambda: Details(tuple(attempts)))
 
     def start(self, catalog: Catalog, services: Services, on_end: Callable[[], None]) -> None:
-        self._task = asyncio.create_task(self._make(catalog, services))
+        answer = perform(self._run, self, catalog, services, self._response_services)
+        self._answer = asyncio.create_task(answer)
+        self._task = asyncio.create_task(self._bring_to_end(self._answer))
         self._task.add_done_callback(lambda _: on_end())
 
     async def cancel(self) -> None:
-        """Returns when the response has ended."""
-        if self._task is not None:
-            self._is_cancelled = True
-            self._task.cancel()
+        """Returns when the response has ended. It ends though its caller does not wait for that."""
+        if self._answer is not None and self._task is not None:
+            if not self._is_cancelled:  # a second one would interrupt the close of the attempt
+                self._is_cancelled = True
+                self._answer.cancel()
             await asyncio.wait([self._task])
-            if self._is_finishing:  # the last write is shielded from the cancellation, and goes on
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FINISH_LIMIT_S):
-                        await self.log.wait_for_end()
-            await self._end("cancelled", None)  # also where the task had not begun
 
     async def find_principal(self, key_digest: str) -> Principal:
         return self._principal
@@ -97,17 +97,25 @@ class BackgroundRun:
         self._response_services.responses.add(unit, stored)
         unit.follow_up(end)
 
-    async def _make(self, catalog: Catalog, services: Services) -> None:
+    async def _bring_to_end(self, answer: "asyncio.Task[None]") -> None:
+        """Only the end of the process cancels it: so a response ends once, and whole."""
         error = UNFORESEEN
         try:
-            await perform(self._run, self, catalog, services, self._response_services)
+            await answer
         except Fault as fault:
             error = {"code": failure_code(fault.status), "message": openai_text(fault)}
         except asyncio.CancelledError:
             error = EXIT
-            raise
-        finally:
             if not self._is_cancelled:
+                raise
+            if self._is_finishing:  # the last write is shielded from the cancellation, and goes on
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FINISH_LIMIT_S):
+                        await self.log.wait_for_end()
+        finally:
+            if self._is_cancelled:
+                await self._end("cancelled", None)
+            else:
                 await self._end("failed", error)
 
     async def _end(self, status: str, error: JsonObject | None) -> None:
@@ -122,7 +130,8 @@ class BackgroundRun:
         except (GatewayFault, ClientFault) as fault:
             logger.error("a background response could not be stored", extra={"why": fault.message})
             events, _ = self._make_end("failed", {"code": "server_error", "message": fault.message})
-            self.log.add(events)
+            if not self.log.is_ended:
+                self.log.add(events)
         finally:
             self.log.end()
 

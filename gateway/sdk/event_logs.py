@@ -13,6 +13,7 @@ from gateway.protocol.json.types import JsonObject
 from gateway.sdk.details import NO_DETAILS, CallFailed, Details
 
 MAX_KEPT_BYTES = 64 * 1024 * 1024  # of the logs of responses that have ended
+MAX_BATCH = 256  # events that a reader takes at once: other calls share the event loop
 
 
 class EventLog:
@@ -86,7 +87,7 @@ class LogReader:
     async def take(self, received: int) -> tuple[bytes, bool, CallFailed | None]:
         if received >= self._taken:
             count = await self._log.wait_for(self._end)
-            self._start, self._end = self._end, max(count, self._end)
+            self._start, self._end = self._end, max(min(count, self._end + MAX_BATCH), self._end)
             self._taken += 1
         events = self._log.read(self._start, self._end)
         frames = b"".join([encode_frame(render_event(event, self._include)) for event in events])

@@ -12,6 +12,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cache, partial
@@ -34,9 +35,12 @@ class Token:
 
 #: Session tags: (key, value), sorted.
 Tags = tuple[tuple[str, str], ...]
-TokenKey = tuple[str, str, frozenset[tuple[str, Secret]], Tags]
+TokenKey = tuple[str, str, frozenset[tuple[str, Secret]], tuple[str, ...], Tags]
+#: Parameters of a deployment that say whose token it is: a change of one asks for another.
+IDENTITY = ("aws_role_name", "aws_session_name", "aws_profile_name", "aws_region_name")
 #: Beyond it the token goes that was not used for the longest time: callers name the teams of session tags.
 MAX_TOKENS = 1_000
+THREADS = 16  # of their own: a cloud that does not answer holds up no look-up of a name, which takes a thread too
 SESSION_NAME = "tollgate"
 STS_REGION = "us-east-1"  # where neither the deployment nor the machine names one
 STS_TIMEOUT_S = 10.0
@@ -49,10 +53,12 @@ class TokenSource:
     def __init__(self) -> None:
         self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
         self._fetching: dict[TokenKey, asyncio.Task[Token]] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="token")
 
     async def get(self, kind: str, target: Target, tags: Tags = ()) -> str:
         """A valid token. Raises UpstreamFault (502, `upstream_auth_failed`) where there is none."""
-        key = (kind, target.deployment_id, frozenset(target.credential.items()), tags)
+        identity = tuple(str(target.parameters.get(name) or "") for name in IDENTITY)
+        key = (kind, target.deployment_id, frozenset(target.credential.items()), identity, tags)
         token = self._tokens.get(key)
         if token is not None and token.expires_at_s - EARLY_S > time.time():
             self._tokens.move_to_end(key)
@@ -60,10 +66,13 @@ class TokenSource:
         task = self._fetching.get(key)
         if task is None:
             fetch = partial(assume_role, tags=tags) if tags else FETCHERS[kind]
-            task = asyncio.create_task(asyncio.to_thread(fetch, target))
+            task = asyncio.create_task(self._run(partial(fetch, target)))
             self._fetching[key] = task
             task.add_done_callback(lambda ended: self._store(key, ended))
         return (await asyncio.shield(task)).text
+
+    async def _run(self, fetch: Callable[[], Token]) -> Token:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
 
     def _store(self, key: TokenKey, ended: asyncio.Task[Token]) -> None:
         self._fetching.pop(key, None)

@@ -83,7 +83,8 @@ def number(text: object) -> SafeString:
 
 def badge(kind: str, text: object, title: object = "") -> SafeString:
     """`kind`: success, warning, danger, info or neutral."""
-    return format_html('<span class="tg-badge tg-badge-{}" title="{}">{}</span>', kind, title, text)
+    told = format_html(' title="{}"', title) if title else ""
+    return format_html('<span class="tg-badge tg-badge-{}"{}>{}</span>', kind, told, text)
 
 
 def two_lines(first: object, second: object) -> SafeString:

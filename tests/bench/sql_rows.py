@@ -78,7 +78,8 @@ _DRAWS = (
 _TAGS = (
     "INSERT INTO billing_spendlogtag (organization_id, tag, spend_id) "
     "SELECT s.organization_id, t.tag, s.id "
-    "FROM billing_spendlog AS s, json_array_elements_text(s.tags::json) AS t(tag) WHERE s.tags <> '[]' ORDER BY 1, 2, 3"
+    "FROM billing_spendlog AS s, json_array_elements_text(s.tags::json) AS t(tag) "
+    "WHERE s.tags <> '[]' ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING"
 )
 _INDEXES = (
     "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'billing_spendlog' "
@@ -118,9 +119,10 @@ _IS_FAILURE = "(s.error_code <> '' OR s.finish <> 'complete' OR s.status_code <>
 
 
 def insert_rollups() -> None:
-    """The rollups of all rows. None of them is a second attempt, or late."""
+    """The rollups of all rows, anew. None of them is a second attempt, or late."""
     dimensions = ", ".join(f"s.{name}" for name in _DIMENSIONS)
     with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE billing_usagequarter, billing_usageday, billing_usageseries")
         cursor.execute(
             f"INSERT INTO billing_usageseries (digest, {', '.join(_DIMENSIONS)}, is_failure) "
             f"SELECT md5(row(made.*)::text)::uuid, made.* FROM "

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.browser
 
 OPTIONS = {"rules": {"target-size": {"enabled": True}}}  # a rule of WCAG 2.2, which axe leaves off
 LOGIN = "/console/login/"
+PATHS = [*SCREENS.values(), *PAGES, *ALERT_PAGES]
+SHARES = 4  # so that no test comes near the time that one may take
 
 
 def find_violations(console: Console, path: str) -> list[str]:
@@ -24,12 +26,13 @@ def find_violations(console: Console, path: str) -> list[str]:
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("path", [*SCREENS.values(), *PAGES, *ALERT_PAGES])
-def test_a_screen_has_no_violations(
-    open_console: Callable[..., Console], signed_in: StorageState, theme: str, path: str
+@pytest.mark.parametrize("share", range(SHARES))
+def test_screens_have_no_violations(
+    open_console: Callable[..., Console], signed_in: StorageState, theme: str, share: int
 ) -> None:
     console = open_console(storage_state=signed_in, color_scheme=theme)
-    assert find_violations(console, path) == []
+    violations = [text for path in PATHS[share::SHARES] for text in find_violations(console, path)]
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.usefixtures("seeded")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, StorageState, expect
 
 from tests.browser.conftest import Console
@@ -86,7 +85,6 @@ def test_a_key_is_rotated_and_both_texts_work(console: Console, gateway: Gateway
 def test_pages_with_bars_have_no_violations_and_fit(
     open_console: Callable[..., Console], signed_in: StorageState, theme: str
 ) -> None:
-    axe = Axe()
     console = open_console(storage_state=signed_in, color_scheme=theme, viewport={"width": 1280, "height": 950})
     page = console.open(f"{KEYS}?q=script")
     key = page.locator("#result_list tbody a").first.evaluate("link => link.pathname")
@@ -102,6 +100,6 @@ def test_pages_with_bars_have_no_violations_and_fit(
     ]
     violations: list[str] = []
     for path in paths:
-        violations += find_violations(axe, console, path)
+        violations += find_violations(console, path)
         assert not console.page.evaluate("document.documentElement.scrollWidth > innerWidth"), path
     assert not violations, "\n".join(violations)

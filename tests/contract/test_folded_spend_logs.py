@@ -102,7 +102,7 @@ def test_a_request_is_one_row_with_the_sums_of_its_attempts(console: Client) -> 
     assert rows[0].pk == tried[2].pk
     (row, _) = page.split('<tbody class="tg-rows"')[1:]
     assert ">$1.50<" in row
-    assert 'title="input">15</span>' in row
+    assert 'tg-number">15 → ' in row
     assert ">3.00 s<" in row
     assert 'aria-label="3 attempts"' in row
     for text in ("text of overloaded", "server · HTTP 503", "a group that stands in", "openai/up-1"):

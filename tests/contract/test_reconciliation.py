@@ -406,6 +406,14 @@ def test_the_table_names_the_causes() -> None:
     assert "No invoice" in run("report", "--start-date=2025-01-01", "--end-date=2025-01-02")
 
 
+@pytest.mark.parametrize("fixture", ["openai_costs.json", "openai_usage.json"])
+def test_a_report_reads_a_bounded_number_of_charges_and_counts(fixture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billing.reconciliation.report.MAX_CHARGES", 1)
+    bring_in((FIXTURES / fixture).read_bytes())
+    with pytest.raises(CommandError, match="more than 1 charges"):
+        report(start=date(2026, 11, 1), end=date(2026, 11, 30))
+
+
 # The command
 
 
@@ -425,3 +433,11 @@ def test_the_command_imports_a_file_and_names_its_faults(export: Path) -> None:
         run("import", str(export) + ".gone", "--provider=openai")
     with pytest.raises(CommandError, match="--end-date"):
         run("report", "--start-date=2026-11-02", "--end-date=2026-11-01")
+
+
+def test_the_lists_show_no_signs_that_a_terminal_obeys(export: Path) -> None:
+    bring_in(export.read_bytes(), account="re\x1b[2Jsearch", file_name="costs\x07.json")
+    run("name", "gpt\x1b]0;x\x07", "gpt-4o", "--provider=openai")
+    text = run("imports") + run("names")
+    assert all(sign.isprintable() for sign in text.replace("\n", ""))
+    assert "costs�.json" in text

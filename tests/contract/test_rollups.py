@@ -16,7 +16,18 @@ from django.db.models import F
 from django_scopes import scopes_disabled
 
 from billing.bookkeeping import correct_lost, price_pending, sweep_open
-from billing.models import Price, SpendLog, SpendRetention, UsageCoverage, UsageDay, UsageQuarter, UsageSeries, Writer
+from billing.models import (
+    Price,
+    SpendLog,
+    SpendRetention,
+    UsageCoverage,
+    UsageDay,
+    UsageMember,
+    UsageMemberDay,
+    UsageQuarter,
+    UsageSeries,
+    Writer,
+)
 from billing.models.usage import UsageSums
 from billing.reports.period import Period
 from billing.reports.plan import MEMBERS, make_plan
@@ -183,6 +194,26 @@ def test_days_are_built_again_as_they_were_written() -> None:
     assert UsageCoverage.objects.get().complete_from == FIRST_DAY
     assert list(verify_ledger()) == []
     assert list(complete_coverage()) == []
+
+
+def test_rollups_of_the_version_before_get_end_users_and_amounts_by_repair() -> None:
+    rng = random.Random(5)
+    make_world(rng)
+    settle(rng)
+    correct_lost(5)
+    written = sums_of(UsageQuarter), sums_of(UsageDay)
+    for members in (UsageMemberDay, UsageMember):
+        members.objects.all().delete()
+    for table in (UsageQuarter, UsageDay):
+        table.objects.update(cache_hits=0, cache_saving_pusd=0, margin_pusd=0)
+    UsageCoverage.objects.update(members_complete_from=date(2026, 4, 10))  # as the migration leaves it
+    assert report("Europe/Berlin", "day", "tag") == report("Europe/Berlin", "day", "tag", by_rows=True)
+    call_command("verify_ledger", "--repair", stdout=io.StringIO())
+    assert list(verify_ledger()) == []
+    assert (sums_of(UsageQuarter), sums_of(UsageDay)) == written
+    assert UsageMemberDay.objects.exists()
+    for member in sorted(MEMBERS):
+        assert report("UTC", "day", member) == report("UTC", "day", member, by_rows=True)
 
 
 @pytest.mark.parametrize("table", [UsageQuarter, UsageDay])

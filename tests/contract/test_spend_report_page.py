@@ -19,7 +19,9 @@ from uuid_utils import uuid7
 
 from billing.models import SpendLog
 from billing.reports import guard
+from billing.reports.spend import report_spend
 from billing.tag_index import index_tags
+from gateway.console import report_data
 from gateway.protocol.amounts import PUSD, usd_exact
 from tenants.models import Organization, Role, User
 from tests.contract.management import Api, People, key_row
@@ -294,6 +296,42 @@ def test_a_long_report_has_pages_and_stays_small(client: Client) -> None:
     last = client.get(f"{PAGE}{second.context['next_page']}")
     assert (len(last.context["lines"]), last.context["next_page"]) == (30, "")
     assert len({*lines(first), *lines(second), *lines(last)}) == 130
+
+
+@pytest.mark.parametrize("by", ["key", "key,model_group", "team,key"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_the_chart_of_many_members_reads_the_dearest_alone(
+    client: Client, monkeypatch: pytest.MonkeyPatch, zone: str, by: str
+) -> None:
+    days = 10
+    for number in range(20):
+        for day in range(days):
+            fields = {"key_id": f"k{number:02}", "team_id": f"t{number:02}", "model_group": f"m{day % 2}"}
+            make(cost_pusd=(number + 1) * PUSD, started_at=at(f"2026-11-{10 + day}T20:00+00:00"), **fields)
+    sizes: list[int] = []
+
+    def count_rows(*arguments: Any, **options: Any) -> Any:
+        found = report_spend(*arguments, **options)
+        sizes.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(report_data, "report_spend", count_rows)
+    answer = show(enter(client), group_by=by, tz=zone, compare="none")
+    first = by[0]
+    chart = answer.context["chart"]
+    assert [name[0:3] for name in chart["names"][:6]] == [f"{first}{number}" for number in range(19, 13, -1)]
+    drawn = [sum(series["values"]) for series in chart["data"]["series"]]
+    assert drawn == [*(days * (number + 1) for number in range(19, 13, -1)), days * sum(range(1, 15))]
+    assert len(chart["names"]) == 7
+    assert sizes[1:] == [6 * days, days]
+
+
+def test_a_call_with_many_tags_is_no_dearer_in_the_chart(client: Client) -> None:
+    for number in range(8):
+        make(cost_pusd=(100 + number) * PUSD, key_id=f"k{number}", tags=json.dumps(["a", "b"] if number < 2 else ["a"]))
+    chart = show(enter(client), group_by="key,tag").context["chart"]
+    assert chart["names"][:6] == [f"k{number}" for number in range(7, 1, -1)]
+    assert sum(chart["data"]["series"][6]["values"]) == 201
 
 
 def test_an_unpriced_call_is_told(client: Client) -> None:

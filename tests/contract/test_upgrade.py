@@ -25,6 +25,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "statements"
 #: What the first release came with; no earlier version has to bear it.
 FIRST_RELEASE = {"gateway": "0004", "tenants": "0003", "billing": "0001"}
+#: The first migrations that change one table each.
+ONE_TABLE_FROM = {"billing": "0016"}
 #: An operation that takes something away, or changes it, under a version that still uses it.
 DESTRUCTIVE = (
     migrations.RemoveField,
@@ -32,6 +34,12 @@ DESTRUCTIVE = (
     migrations.DeleteModel,
     migrations.RenameModel,
     migrations.AlterModelTable,
+)
+CHANGES_OF_A_TABLE = (
+    migrations.AddField,
+    migrations.AlterField,
+    migrations.AddConstraint,
+    migrations.RemoveConstraint,
 )
 VALUES: dict[str, object] = {
     "uuid": "0" * 32,
@@ -128,6 +136,16 @@ def test_a_migration_leaves_the_earlier_version_working() -> None:
                 field = operation.field
                 is_filled = field.null or field.has_db_default() or field.many_to_many
                 assert is_filled, f"{app}.{name}: {operation.describe()}: give it a db_default"
+
+
+def test_a_migration_locks_one_table_that_others_write() -> None:
+    """Pricing locks several in one transaction: a migration that did so too would be ended as a deadlock."""
+    for (app, name), migration in MigrationLoader(None).disk_migrations.items():
+        if name[:4] < ONE_TABLE_FROM.get(app, "9999"):
+            continue
+        made = {each.name_lower for each in migration.operations if isinstance(each, migrations.CreateModel)}
+        changed = {each.model_name_lower for each in migration.operations if isinstance(each, CHANGES_OF_A_TABLE)}
+        assert len(changed - made) <= 1, f"{app}.{name} changes {sorted(changed - made)}"
 
 
 def test_the_missing_migration_is_named() -> None:

@@ -1,6 +1,7 @@
 """Streams of background responses: followed as they are made, resumed at any event, and ended by a cancellation."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Sequence
 from decimal import Decimal
@@ -11,7 +12,10 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 
 from gateway import sdk
+from gateway.protocol.dialects.responses.event_log import read_events
 from gateway.protocol.json.types import JsonObject
+from gateway.sdk.background_runs import BackgroundRun
+from gateway.sdk.event_logs import MAX_BATCH, replay_log
 from gateway.sdk.process import PROCESS
 from gateway.sdk.sessions import MemoryStore
 from gateway.state.unit_of_work import UnitOfWork
@@ -237,3 +241,66 @@ def test_a_cancellation_during_the_last_write_changes_nothing() -> None:
     events += list(stream)
     assert check(plain(events))["status"] == "completed"
     assert sdk.get_responses(response_id).status == "completed"
+
+
+async def test_a_cancellation_whose_caller_has_gone_ends_the_response(upstream: FakeUpstream) -> None:
+    store = HeldStore()
+    PROCESS.store = store
+    with upstream.script("up-slow", ENDLESS):
+        stream = await sdk.aresponses("hello", MODEL, background=True, stream=True)
+        assert isinstance(stream, sdk.AsyncStream)
+        events = [await anext(stream) for _ in range(6)]
+        first = events[0]
+        assert first.type == "response.created"
+        caller = asyncio.create_task(sdk.acancel_responses(first.response.id))
+        assert await asyncio.to_thread(store.is_writing.wait, 20)
+        assert (await sdk.aget_responses(first.response.id)).status == "in_progress"
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        store.let_go()
+        events += [event async for event in stream]
+    assert check(plain(events))["status"] == "cancelled"
+    assert (await sdk.aget_responses(first.response.id)).status == "cancelled"
+
+
+async def test_cancellations_from_many_places_are_one_end(upstream: FakeUpstream) -> None:
+    with upstream.script("up-slow", ENDLESS):
+        stream = await sdk.aresponses("hello", MODEL, background=True, stream=True)
+        assert isinstance(stream, sdk.AsyncStream)
+        events = [await anext(stream) for _ in range(6)]
+        first = events[0]
+        assert first.type == "response.created"
+        ended = await asyncio.gather(*(sdk.acancel_responses(first.response.id) for _ in range(10)))
+        events += [event async for event in stream]
+    assert {response.status for response in ended} == {"cancelled"}
+    assert check(plain(events))["status"] == "cancelled"
+
+
+def test_a_kept_log_does_not_keep_the_request() -> None:
+    response = sdk.responses("hello", "mock/echo", background=True)
+    assert isinstance(response, Response)
+    events = list(sdk.get_responses(response.id, stream=True))
+    assert check(plain(events))["status"] == "completed"
+    assert sdk.details(sdk.get_responses(response.id)).attempts
+
+    def is_gone() -> bool:
+        gc.collect()
+        runs = [each for each in gc.get_objects() if isinstance(each, BackgroundRun)]
+        return all(run.stored.id != response.id for run in runs)
+
+    eventually(is_gone)
+
+
+async def test_a_long_log_is_taken_in_parts() -> None:
+    count = 2 * MAX_BATCH + 1
+    reader = replay_log([{"type": "x", "sequence_number": number} for number in range(count)]).read()
+    numbers: list[int] = []
+    sizes: list[int] = []
+    is_last = False
+    while not is_last:
+        frames, is_last, _ = await reader.take(len(sizes))
+        numbers += [event["sequence_number"] for event in read_events(frames)]
+        sizes.append(len(read_events(frames)))
+    assert numbers == list(range(count))
+    assert max(sizes) <= MAX_BATCH

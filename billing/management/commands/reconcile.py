@@ -97,9 +97,8 @@ class Command(BaseCommand):
             theirs = "-" if row.pusd is None else usd_text(row.theirs.pusd)
             difference = "-" if row.pusd is None else usd_text(row.pusd)
             causes = ", ".join(f"{cause.value} {usd_text(pusd)}" for cause, pusd in row.causes.items())
-            name = "".join(sign if sign.isprintable() else "�" for sign in row.model)
             self.stdout.write(
-                f"{row.day}  {source}  {name}  ours {usd_text(row.ours.pusd)}  theirs {theirs}  "
+                f"{row.day}  {source}  {_printable(row.model)}  ours {usd_text(row.ours.pusd)}  theirs {theirs}  "
                 f"difference {difference}  {causes}".rstrip()
             )
         if len(report.rows) > SHOWN:
@@ -126,9 +125,15 @@ class Command(BaseCommand):
             state = "" if row.ended_at else "  interrupted: import it again"
             days = f"{row.first_day} to {row.last_day}"
             self.stdout.write(
-                f"{row.id}  {row.source}  {row.account or '-'}  {days}  {row.lines:,} lines  {row.file_name}{state}"
+                f"{row.id}  {row.source}  {_printable(row.account) or '-'}  {days}  {row.lines:,} lines  "
+                f"{_printable(row.file_name)}{state}"
             )
 
     def _print_names(self, options: dict[str, Any]) -> None:
         for row in InvoiceName.objects.all():
-            self.stdout.write(f"{row.source}  {row.name} → {row.model}")
+            self.stdout.write(f"{row.source}  {_printable(row.name)} → {_printable(row.model)}")
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "�" for sign in text)

@@ -8,10 +8,12 @@ earlier report's `lineItem/UsageType` is the same column. Models of the Marketpl
 
 import re
 from collections.abc import Iterator
+from datetime import date, timedelta
 
 from billing.reconciliation.lines import (
     Component,
     InvoiceLine,
+    InvoiceUnreadable,
     check_currency,
     match_name,
     read_day,
@@ -66,6 +68,7 @@ def _read_line(record: Record) -> Iterator[InvoiceLine]:
     if parts is None or scale is None:
         yield InvoiceLine(day, usage_type, usage_type, Component.OTHER, None, amount)
         return
+    _check_span(record, day)
     quantity = read_number(record["lineitemusageamount"], "line_item_usage_amount")
     tier = next((name for name in _TIERS if name in parts["variant"]), "")
     routing = parts["variant"].replace(f"-{tier}", "") if tier else parts["variant"]
@@ -79,6 +82,13 @@ def _read_line(record: Record) -> Iterator[InvoiceLine]:
         tier=tier,
         region="".join(filter(None, (parts["region"], routing))),
     )
+
+
+def _check_span(record: Record, day: date) -> None:
+    """Raises InvoiceUnreadable for the tokens of several days, as a report by months has them."""
+    end = record.get("lineitemusageenddate", "")
+    if end.strip() and read_day(end, "line_item_usage_end_date") - day > timedelta(days=1):
+        raise InvoiceUnreadable("a line spans several days: export by hours or days")
 
 
 INVOICES = InvoiceSource(

@@ -156,7 +156,8 @@ def test_a_saving_is_told_against_the_full_input_price(
 
 @given(st.fixed_dictionaries({count: st.integers(0, 10**7) for count in COVERED_BY}), st.data())
 def test_cost_and_saving_add_up_to_the_cost_without_a_cache(counts: dict[str, int], data: st.DataObject) -> None:
-    picos = {line: data.draw(st.integers(0, 10**9)) for line in TOKENS}
+    lines = [*TOKENS, *data.draw(st.sampled_from([(), ("input>>1000",), ("input>>5", "input>>6000", "cache_read>>7")]))]
+    picos = {line: data.draw(st.integers(0, 10**9)) for line in lines}
     price = PriceLines.read({line: f"{Decimal(pico).scaleb(-12):f}" for line, pico in picos.items()})
     uncached = Usage(**counts)
     cached = uncached.cache_read_tokens + uncached.cache_write_5m_tokens + uncached.cache_write_1h_tokens

@@ -117,6 +117,16 @@ async def test_one_deployments_fetch_does_not_hold_up_anothers(cloud: Cloud) -> 
     assert sorted(cloud.fetched_for) == ["one", "two"]
 
 
+async def test_clouds_that_do_not_answer_leave_threads_for_others(cloud: Cloud) -> None:
+    source = TokenSource()
+    cloud.gate.clear()
+    waiting = [asyncio.create_task(source.get(KIND, target(str(number)))) for number in range(40)]
+    await asyncio.wait_for(asyncio.to_thread(cloud.begun.acquire, timeout=20), 20)  # in one of the loop's threads
+    cloud.gate.set()
+    await asyncio.gather(*waiting)
+    assert len(cloud.fetched_for) == 40
+
+
 async def test_a_client_that_leaves_does_not_stop_the_fetch_for_the_others(cloud: Cloud) -> None:
     source = TokenSource()
     cloud.gate.clear()
@@ -373,6 +383,16 @@ async def test_a_role_is_assumed_once_for_each_set_of_session_tags(sts: Any) -> 
     assert {form["RoleArn"] for form in sts.forms} == {ROLE["aws_role_name"]}
     assert {form["RoleSessionName"] for form in sts.forms} == {"gate-way"}
     assert all("Credential=AKIA-OWN/" in form["authorization"] for form in sts.forms)
+
+
+@pytest.mark.parametrize("tags", [(), (("team", "research"),)])
+async def test_a_deployment_that_gets_another_role_leaves_the_old_ones_session(sts: Any, tags: tokens.Tags) -> None:
+    source, other = TokenSource(), "arn:aws:iam::111122223333:role/other"
+    roles = [ROLE["aws_role_name"], other, ROLE["aws_role_name"]]
+    deployments = [target(parameters={**ROLE, "aws_role_name": role}, credential=OWN) for role in roles]
+    keys = [json.loads(await source.get("aws", deployment, tags))["access_key_id"] for deployment in deployments]
+    assert keys == ["ASIA1", "ASIA2", "ASIA1"]
+    assert [form["RoleArn"] for form in sts.forms] == roles[:2]
 
 
 async def test_a_flood_of_teams_keeps_a_bounded_number_of_sessions(

@@ -213,6 +213,28 @@ def test_a_hostile_file_is_refused_with_its_reason(content: str | bytes, message
         read("openai", content)
 
 
+@pytest.mark.parametrize(("end", "is_read"), [("2026-11-02T00:00:00.000Z", True), ("2026-12-01T00:00:00.000Z", False)])
+def test_a_monthly_report_of_aws_is_refused(end: str, is_read: bool) -> None:
+    header, first, *_ = (FIXTURES / "aws_cur2.csv").read_text().splitlines()
+    text = f"{header},line_item_usage_end_date\n{first},{end}\n"
+    if is_read:
+        assert len(read("aws", text).sums) == 1
+    else:
+        with pytest.raises(InvoiceUnreadable, match="several days"):
+            read("aws", text)
+
+
+@pytest.mark.parametrize(
+    "day", ["0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00", "2019-12-31", "2026-13-01", ""]
+)
+def test_a_day_that_is_none_is_refused_with_its_reason(day: str) -> None:
+    text = (FIXTURES / "aws_cur2.csv").read_text()
+    old = "2026-11-01T23:00:00.000Z"
+    assert old in text
+    with pytest.raises(InvoiceUnreadable, match="line_item_usage_start_date"):
+        read("aws", text.replace(old, day))
+
+
 @pytest.mark.parametrize(
     ("source", "fixture", "old", "new"),
     [
