@@ -16,8 +16,8 @@ from tests.e2e.gateway import Gateway
 
 
 def find_disagreements(gateway: Gateway, blocker: DjangoDbBlocker) -> list[str]:
-    """What rows, sums, rollups, totals and budgets of a gateway that has ended do not agree in; nothing where its
-    database was never made, or has ended with the test."""
+    """Verifies the ledger of a gateway that has ended, and returns each disagreement as text. Returns none where the
+    gateway never made its database, or the test has ended it."""
     database = _database_of(gateway)
     if database is None:
         return []
