@@ -67,13 +67,10 @@ class DatedPriceForm(PriceLinesForm):
     )
 
     def clean(self) -> Context:
-        cleaned: Context = super().clean() or {}
+        cleaned = super().clean()
         if self.errors:
             return cleaned
-        cleaned["price_lines"] = price_lines = self.join_lines(cleaned)
-        if self.errors:
-            return cleaned
-        if bool(price_lines) == (cleaned["percent"] is not None):
+        if bool(cleaned["price_lines"]) == (cleaned["percent"] is not None):
             raise forms.ValidationError(_("Give prices, or a percentage. 0 is free."))
         if cleaned["percent"] is not None and not cleaned["organization"]:
             self.add_error("organization", _("A percentage is an organization's: name it."))

@@ -45,7 +45,14 @@ class PriceLinesForm(forms.Form):
 
     amounts = tuple(PRICE_FIELDS)
 
-    def join_lines(self, cleaned: Mapping[str, object]) -> dict[str, str]:
+    def clean(self) -> Context:
+        """The fields, and `price_lines` where none of them has an error."""
+        cleaned: Context = super().clean() or {}
+        if not self.errors:
+            cleaned["price_lines"] = self._join_lines(cleaned)
+        return cleaned
+
+    def _join_lines(self, cleaned: Mapping[str, object]) -> dict[str, str]:
         """The lines of the fields that have an amount, and the further ones."""
         lines = {
             line: per_token(amount)
@@ -77,12 +84,10 @@ class SetPriceForm(PriceLinesForm):
     )
 
     def clean(self) -> Context:
-        cleaned: Context = super().clean() or {}
+        cleaned = super().clean()
         if self.errors:
             return cleaned
-        cleaned["price_lines"] = price_lines = self.join_lines(cleaned)
-        if self.errors:
-            return cleaned
+        price_lines = cleaned["price_lines"]
         if price_lines and (cleaned["base_model"] or cleaned["remove"]):
             raise forms.ValidationError(
                 _("Give prices, or name a model of the catalogue: a price of its own would come first.")

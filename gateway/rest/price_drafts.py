@@ -10,9 +10,9 @@ from rest_framework.response import Response
 from billing.models import Price
 from billing.prices import accept_drafts, find_drafts, find_former, reject_drafts
 from gateway.protocol.errors import BadRequest
-from gateway.rest.prices import PAGE_ROWS, list_of
+from gateway.rest.prices import PAGE_ROWS, PRICE_FILTERS, list_of
 from tenants.api.fields import Body, Flag, Text
-from tenants.api.resource import ApiView, Filter, Operation
+from tenants.api.resource import ApiView, Operation
 from tenants.permissions import Area, Reach
 from tenants.rest.fields import read_count, read_query
 
@@ -48,11 +48,7 @@ class PriceDrafts(ApiView):
         "accept": Operation("Put drafts of prices in force", 200, DecidedDrafts, DraftChoice),
         "reject": Operation("Put drafts of prices away", 200, DecidedDrafts, DraftChoice),
     }
-    filters = {
-        "provider": Filter("provider"),
-        "model": Filter("model", "A part of the model's name."),
-        "page": Filter("page", "`next_page` of the page before.", schema_type=int),
-    }
+    filters = PRICE_FILTERS
 
     def list_drafts(self, request: Request) -> Response:
         query = read_query(request, known={*self.filters})

@@ -111,6 +111,12 @@ class RepriceJobRow(serializers.Serializer[Any]):
     ended_at = serializers.DateTimeField(allow_null=True)
 
 
+#: Of every list of catalogue prices.
+PRICE_FILTERS = {
+    "provider": Filter("provider"),
+    "model": Filter("model", "A part of the model's name."),
+    "page": Filter("page", "`next_page` of the page before.", schema_type=int),
+}
 PRICE_LIST = list_of(PriceRow, next_page=serializers.IntegerField(allow_null=True))
 
 
@@ -125,11 +131,7 @@ class Prices(ApiView):
         ),
         "set": Operation("Set the price of a model group or deployment", 201, PricedDeployments, NewPrice),
     }
-    filters = {
-        "provider": Filter("provider"),
-        "model": Filter("model", "A part of the model's name."),
-        "page": Filter("page", "`next_page` of the page before.", schema_type=int),
-    }
+    filters = PRICE_FILTERS
 
     def list_prices(self, request: Request) -> Response:
         query = read_query(request, known={*self.filters})
