@@ -1,5 +1,5 @@
-"""What the prompt cache saved of a row. This migration and the next four change a table each: pricing writes to several
-in one transaction, so a migration that locked two of them could wait for pricing while pricing waits for it.
+"""The saving of the prompt cache, on each row. This migration and the next four change a table each: pricing writes to
+several in one transaction, so a migration that locked two of them could wait for pricing while pricing waits for it.
 """
 
 from django.db import migrations, models

@@ -1,4 +1,4 @@
-"""What an adjustment changes of the margin and of the saving of the prompt cache."""
+"""The changes of the margin and of the prompt cache's saving, on each adjustment."""
 
 from django.db import migrations, models
 

@@ -129,7 +129,7 @@ def find_buckets(document: Json, begin: str, end: str) -> Iterator[JsonMapping]:
 
 
 def subtract(total: Decimal | None, *parts: Decimal | None) -> Decimal:
-    """What is left of a count beside its parts. Raises InvoiceUnreadable for parts that are larger."""
+    """The rest of a count, without its parts. Raises InvoiceUnreadable for parts that are larger."""
     left = (total or Decimal(0)) - sum((part for part in parts if part is not None), Decimal(0))
     if left < 0:
         raise InvoiceUnreadable("the parts of a count are larger than the count")

@@ -269,14 +269,14 @@ def _choose_labels(target: Target, parameter: str, labels: Mapping[str, str]) ->
 
 
 def _session_label(text: str) -> str:
-    r"""As a session tag has it: letters, digits and spaces of all scripts, and _.:/=+-@."""
+    r"""The text in the characters of a session tag: letters, digits and spaces of all scripts, and _.:/=+-@."""
     return "".join(sign if unicodedata.category(sign)[0] in "LNZ" or sign in "_.:/=+-@" else "_" for sign in text)[
         :MAX_LABEL
     ]
 
 
 def _ascii_label(text: str) -> str:
-    r"""As requestMetadata has it: [a-zA-Z0-9\s:_@$#=/+,-.]."""
+    r"""The text in the characters of requestMetadata: [a-zA-Z0-9\s:_@$#=/+,-.]."""
     return re.sub(r"[^a-zA-Z0-9 :_@$#=/+,.-]", "_", text)[:MAX_LABEL]
 
 

@@ -1,4 +1,4 @@
-"""What LiteLLM's documents show of its package, with the import changed.
+"""The examples of LiteLLM's documents for its package, with the import changed.
 
 Sources: docs.litellm.ai: completion/input, stream, function_call, json_mode, vision, reliable_completions,
 exception_mapping, embedding, text_completion, response_api, routing.
