@@ -65,6 +65,9 @@ def book(*prices: tuple[str, str], sha256: str = "1") -> Book:
         ("anthropic", "claude-sonnet-4-5", "3"),
         ("gemini", "gemini-2.5-flash", "0.3"),
         ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("bedrock", "global.anthropic.claude-sonnet-4-5-20250929-v1:0", "3"),
+        ("bedrock", "anthropic.claude-3-haiku-20240307-v1:0", "0.25"),
     ],
 )
 def test_a_fresh_install_prices_the_common_models(provider: str, model: str, usd_per_million: str) -> None:

@@ -67,6 +67,9 @@ TIERS = {
     ("processing", "batch"): "batch",
 }
 LONGEST_NAME = 255
+#: Bedrock's prefixes of a model in some region. The name without one is the model in the region that is called, which AWS
+#: charges in the same way; `global.` is another price.
+REGIONS = ("apac.", "au.", "eu.", "in.", "jp.", "regional.", "us.")
 #: Where the second opinion is right; docs/prices.md says why.
 CORRECTIONS = {
     ("deepseek", name): {"input": "0.00000028", "cache_read": "0.000000028", "output": "0.00000042"}
@@ -193,6 +196,9 @@ def read_provider(name: str, opinions: Mapping[str, Any], today: date) -> list[E
         found = find_model(provider, candidate, book)
         if candidate not in names and found is not None and second_opinion(candidate, found, row, today):
             names[candidate] = found
+    for label, model in list(names.items()):
+        if label.startswith(REGIONS) and model.id.startswith("regional."):
+            names.setdefault(label.partition(".")[2], model)
     entries: dict[int, tuple[types.ModelInfo, list[str]]] = {}
     for label, model in names.items():
         if len(label) <= LONGEST_NAME:
