@@ -8,20 +8,22 @@ from django.apps import apps
 from django.db import connection, transaction
 from django.db.models import Model
 
-from tenants.models import DEFAULT_ORGANIZATION, BudgetTemplate, Organization, User
+from tenants.models import DEFAULT_ORGANIZATION, Organization, User
 from tenants.row_security.settings import ALL_ORGANIZATIONS, ONE_ORGANIZATION
 
 OWN, SHARED = "tollgate_own", "tollgate_shared"
 LOCK_TIMEOUT = "5s"  # then the command fails instead of holding up every call behind its lock
 # As subqueries: PostgreSQL reads each setting once a statement, not once a row
 _SCOPE = "(SELECT current_setting('tollgate.scope', true))"
-_ORGANIZATION = "(SELECT current_setting('tollgate.organization', true))"
+# Without an organization the setting is empty, and so is the organization of the catalogue's prices: null matches none
+_ORGANIZATION = "(SELECT nullif(current_setting('tollgate.organization', true), ''))"
 #: Tables that are read before any organization is known, as by signing in. They are walled within a scope only.
 OPEN_WITHOUT_SCOPE: frozenset[type[Model]] = frozenset({Organization, User})
-#: Rows of others that a scope may read and not change.
-READABLE: Mapping[type[Model], str] = {
-    BudgetTemplate: f"organization_id = '{DEFAULT_ORGANIZATION}'",  # everything may be bound by one
-    User: "organization_id IS NULL",  # platform admins may be members of teams
+#: Label of a model → rows of others that a scope may read and not change.
+READABLE: Mapping[str, str] = {
+    "tenants.budgettemplate": f"organization_id = '{DEFAULT_ORGANIZATION}'",  # everything may be bound by one
+    "tenants.user": "organization_id IS NULL",  # platform admins may be members of teams
+    "billing.price": "organization_id = ''",  # those of the catalogue and of deployments; contracts are walled
 }
 
 
@@ -63,7 +65,7 @@ def _policy_of(model: type[Model]) -> TablePolicy:
     own = f"{column} = {_ORGANIZATION} OR {_SCOPE} = '{ALL_ORGANIZATIONS}'"
     if model in OPEN_WITHOUT_SCOPE:
         own += f" OR coalesce({_SCOPE}, '') NOT IN ('{ONE_ORGANIZATION}', '{ALL_ORGANIZATIONS}')"
-    shared = READABLE.get(model, "")
+    shared = READABLE.get(model._meta.label_lower, "")
     if shared:
         shared = f"{shared} AND {_SCOPE} = '{ONE_ORGANIZATION}'"
     return TablePolicy(model._meta.db_table, own, shared)

@@ -1,6 +1,6 @@
 """Row-level security: with the ORM's filter removed on purpose, the database itself keeps organizations apart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from io import StringIO
 from threading import Thread
@@ -12,6 +12,9 @@ from django.db.models import Model
 from django.test import override_settings
 from django_scopes import scope, scopes_disabled
 
+from billing.models import Price
+from gateway.deployments import save_deployment
+from gateway.models import Deployment
 from gateway.stores.schema import DatabaseNotReady, check_schema
 from gateway.stores.schema import check_row_security as check_row_security_of_start
 from tenants.audit import audited, find_broken_entry
@@ -34,6 +37,8 @@ from tests.contract.isolation_world import build_world
 pytestmark = [pytest.mark.only_on("walled"), pytest.mark.django_db]
 
 OPEN_WITHOUT_SCOPE = {"tenants_organization", "tenants_user"}
+#: Table → the organizations of the rows that every scope reads.
+SHARED: Mapping[str, tuple[str | None, ...]] = {"tenants_user": (None,), "billing_price": ("",)}
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def test_raw_sql_in_a_scope_sees_its_own_rows_only():
         column = "id" if policy.table == "tenants_organization" else "organization_id"
         with scope(organization="umbrella"), connection.cursor() as cursor:
             cursor.execute(f'SELECT DISTINCT {column} FROM "{policy.table}"')
-            assert {found for (found,) in cursor.fetchall()} <= {"umbrella", *([None] * ("_user" in policy.table))}
+            assert {found for (found,) in cursor.fetchall()} <= {"umbrella", *SHARED.get(policy.table, ())}
 
 
 @pytest.mark.usefixtures("world")
@@ -141,6 +146,38 @@ def test_templates_of_the_platform_are_read_and_not_changed():
         assert BudgetTemplate._base_manager.filter(pk="platform").update(is_end_user_default=True) == 0
         assert BudgetTemplate._base_manager.filter(pk="platform").delete()[0] == 0
     assert not BudgetTemplate._base_manager.filter(pk="platform").exists(), "nothing without a scope"
+
+
+def test_prices_of_the_catalogue_are_read_and_not_changed():
+    price = {"provider": "openai", "model": "walled", "lines": {"input": "0.000001"}, "deployment_id": ""}
+    with scopes_disabled():
+        for owner in ("", "acme", "umbrella"):
+            Price.objects.create(**price, organization_id=owner)
+    rows = Price.objects.filter(model="walled")
+    with scope(organization="acme"):
+        assert set(rows.values_list("organization_id", flat=True)) == {"", "acme"}
+        assert rows.filter(organization_id="").update(status=Price.Status.RETIRED) == 0
+        assert rows.filter(organization_id="").delete()[0] == 0
+    for nowhere in (None, ["acme", "umbrella"]):
+        with scope(organization=nowhere):
+            assert set(rows.values_list("organization_id", flat=True)) == {""}
+            assert rows.update(status=Price.Status.RETIRED) == 0
+    assert not rows.exists(), "nothing without a scope"
+    assert rows.delete()[0] == 0
+    with scopes_disabled():
+        assert set(rows.values_list("status", flat=True)) == {Price.Status.ACTIVE}
+
+
+def test_a_tenant_changes_a_deployment_and_leaves_its_price():
+    lines: dict[str, object] = {"input": "0.000001"}
+    with scopes_disabled():
+        Organization.objects.create(id="acme", name="acme")
+        row = Deployment(model_group="walled", provider="openai", upstream_model="gpt", organization_id="acme")
+        price_id = save_deployment(row, credential={"api_key": "k"}, price_lines=lines).price_id
+    with scope(organization="acme"):
+        row = Deployment.objects.get(pk=row.pk)
+        row.weight = 2
+        assert save_deployment(row, price_lines=lines).price_id == price_id != ""
 
 
 @pytest.mark.usefixtures("world")
