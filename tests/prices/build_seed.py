@@ -67,8 +67,8 @@ TIERS = {
     ("processing", "batch"): "batch",
 }
 LONGEST_NAME = 255
-#: Bedrock's prefixes of a model in some region. The name without one is the model in the region that is called, which AWS
-#: charges in the same way; `global.` is another price.
+#: Bedrock's prefixes of a model in some region. The name without one is the model in the region that is called, which
+#: AWS charges in the same way; `global.` is another price.
 REGIONS = ("apac.", "au.", "eu.", "in.", "jp.", "regional.", "us.")
 #: Where the second opinion is right; docs/prices.md says why.
 CORRECTIONS = {
