@@ -245,11 +245,14 @@ def set_catalogue_price(provider: str, model: str, lines: Mapping[str, str], beg
     return row
 
 
-def find_drafts(*, provider: str = "", model: str = "") -> QuerySet[Price]:
-    """The drafts, by provider and a part of the model's name."""
+def find_drafts(*, provider: str = "", model: str = "", newest: str | None = None) -> QuerySet[Price]:
+    """The drafts, by provider and a part of the model's name; with `newest` none that came after this one, whose id it
+    is. Ids grow with time, and imports take turns."""
     rows = Price.objects.filter(status=Price.Status.DRAFT).order_by("provider", "model", "id")
     if provider:
         rows = rows.filter(provider=provider)
+    if newest is not None:
+        rows = rows.filter(id__lte=newest)
     return rows.filter(model__icontains=model) if model else rows
 
 

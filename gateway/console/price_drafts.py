@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from django.contrib import messages
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Max, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -56,11 +57,13 @@ def show_drafts(site: AdminSite, request: HttpRequest) -> HttpResponse:
     rows = list(drafts.select_related("book")[(page - 1) * ROWS : page * ROWS + 1])
     former = find_former(rows[:ROWS])
     providers = find_drafts().order_by("provider").values_list("provider", flat=True).distinct()
+    seen = drafts.aggregate(count=Count("id"), newest=Max("id"))
     context = {
         **site.each_context(request),
         "title": _("Drafts of prices"),
         "rows": [_describe(row, former.get((row.provider, row.model))) for row in rows[:ROWS]],
-        "count": drafts.count(),
+        "count": seen["count"],
+        "newest": seen["newest"] or "",
         **query,
         "providers": providers,
         "previous_page": f"?{urlencode({**query, 'page': page - 1})}" if page > 1 else "",
@@ -75,14 +78,16 @@ def _read_page(text: str) -> int:
 
 
 def _decide(request: HttpRequest, query: Mapping[str, str]) -> HttpResponse:
-    """`accept` or `reject` is the id of a draft, or `all`: those that the page finds."""
+    """`accept` or `reject` is the id of a draft, or `all`: those that the page had found when it was shown."""
     if not may_set_prices(request):
         raise PermissionDenied
     accepted, rejected = (request.POST.get(name, "").replace("\0", "") for name in ("accept", "reject"))
     chosen = accepted or rejected
-    drafts = find_drafts(provider=query["provider"], model=query["q"])
-    if chosen != "all":
-        drafts = find_drafts().filter(id=chosen)
+    place = f"{reverse('admin:price_drafts')}?{urlencode(query)}"
+    drafts = _find_seen(request, query) if chosen == "all" else find_drafts().filter(id=chosen)
+    if drafts is None:
+        messages.warning(request, _("Other drafts have come since the page was shown. Look at them before you decide."))
+        return HttpResponseRedirect(place)
     if accepted:
         count = accept_drafts(drafts)
         text = ngettext("%d price is in force now.", "%d prices are in force now.", count)
@@ -90,7 +95,17 @@ def _decide(request: HttpRequest, query: Mapping[str, str]) -> HttpResponse:
         count = reject_drafts(drafts)
         text = ngettext("%d draft is rejected.", "%d drafts are rejected.", count)
     messages.success(request, text % count)
-    return HttpResponseRedirect(f"{reverse('admin:price_drafts')}?{urlencode(query)}")
+    if chosen == "all" and find_drafts(provider=query["provider"], model=query["q"]).exists():
+        messages.warning(request, _("The drafts below have come since the page was shown: they are as they were."))
+    return HttpResponseRedirect(place)
+
+
+def _find_seen(request: HttpRequest, query: Mapping[str, str]) -> QuerySet[Price] | None:
+    """The drafts that the page had counted; None where it had fewer: some came from a machine whose clock is behind."""
+    newest, count = (request.POST.get(name, "").replace("\0", "") for name in ("newest", "count"))
+    drafts = find_drafts(provider=query["provider"], model=query["q"], newest=newest)
+    is_count = count.isascii() and count.isdigit() and len(count) < 10
+    return drafts if is_count and drafts.count() <= int(count) else None
 
 
 def _describe(row: Price, former: Mapping[str, str] | None) -> DraftRow:

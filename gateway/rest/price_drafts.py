@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,6 +30,11 @@ class PriceDraftRow(serializers.Serializer[Any]):
 class DraftChoice(Body):
     ids = serializers.ListField(child=Text(), required=False, max_length=PAGE_ROWS)
     all = Flag(required=False, help_text="All drafts, instead of `ids`.")
+    newest = Text(
+        required=False,
+        allow_blank=False,
+        help_text="With `all`: `newest` of the list that was looked at. Drafts that came later are left alone.",
+    )
 
 
 class DecidedDrafts(serializers.Serializer[Any]):
@@ -43,7 +48,11 @@ class PriceDrafts(ApiView):
     operations = {
         "list_drafts": Operation(
             "List the drafts of prices",
-            answer=list_of(PriceDraftRow, next_page=serializers.IntegerField(allow_null=True)),
+            answer=list_of(
+                PriceDraftRow,
+                next_page=serializers.IntegerField(allow_null=True),
+                newest=serializers.CharField(allow_null=True, help_text="The id of the draft that came last."),
+            ),
         ),
         "accept": Operation("Put drafts of prices in force", 200, DecidedDrafts, DraftChoice),
         "reject": Operation("Put drafts of prices away", 200, DecidedDrafts, DraftChoice),
@@ -54,6 +63,7 @@ class PriceDrafts(ApiView):
         query = read_query(request, known={*self.filters})
         page = read_count(query, "page", default=1, maximum=MAX_PAGES)
         drafts = find_drafts(provider=query.get("provider", ""), model=query.get("model", ""))
+        newest = drafts.aggregate(newest=Max("id"))["newest"]
         rows = list(drafts[(page - 1) * PAGE_ROWS : page * PAGE_ROWS + 1])
         former = find_former(rows[:PAGE_ROWS])
         data = [
@@ -66,7 +76,7 @@ class PriceDrafts(ApiView):
             }
             for row in rows[:PAGE_ROWS]
         ]
-        return Response({"data": data, "next_page": page + 1 if rows[PAGE_ROWS:] else None})
+        return Response({"data": data, "next_page": page + 1 if rows[PAGE_ROWS:] else None, "newest": newest})
 
     def accept(self, request: Request) -> Response:
         return Response({"prices": accept_drafts(_read_choice(request))})
@@ -81,4 +91,6 @@ def _read_choice(request: Request) -> QuerySet[Price]:
     ids = body.get("ids")
     if bool(ids) == bool(body.get("all")):
         raise BadRequest("Give either 'ids' or 'all': true.", param="ids")
-    return find_drafts().filter(id__in=ids) if ids else find_drafts()
+    if ids and "newest" in body:
+        raise BadRequest("'newest' is for 'all' alone.", param="newest")
+    return find_drafts().filter(id__in=ids) if ids else find_drafts(newest=body.get("newest"))

@@ -1,5 +1,6 @@
 """The console's pages of prices with a date, of contracts and of drafts: each to its end, and by the right roles."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -175,14 +176,57 @@ def test_drafts_are_shown_beside_the_price_and_decided_on(admin: Client) -> None
     assert (rows[first.id].is_new, rows[second.id].is_new) == (False, True)
     post(admin, DRAFTS, accept=first.id)
     assert lines_of() == {"input": "0.000002"}
-    post(admin, DRAFTS, reject="all", q="oth")
+    post(admin, DRAFTS, reject="all", q="oth", newest=second.id, count="1")
     assert Price.objects.get(id=second.id).status == "retired"
     assert [row.model for row in admin.get(DRAFTS).context["rows"]] == ["third"]
-    post(admin, DRAFTS, accept="all")
+    post(admin, DRAFTS, accept="all", **seen_by(admin))
     assert Price.objects.filter(status="draft").count() == 0
     post(admin, DRAFTS, accept="absent")
     post(admin, DRAFTS)
     assert admin.get(DRAFTS, {"q": "a\0b", "page": "9" * 30}).status_code == 200
+
+
+def seen_by(client: Client, **query: str) -> dict[str, str]:
+    """What the form of the page says about the drafts that it shows."""
+    page = client.get(DRAFTS, query).content.decode()
+    return {name: re.findall(rf'name="{name}" value="([^"]*)"', page)[0] for name in ("newest", "count")}
+
+
+@pytest.mark.parametrize(("decision", "status"), [("accept", "active"), ("reject", "retired")])
+def test_drafts_that_came_after_the_page_was_shown_are_not_decided_on(
+    admin: Client, decision: str, status: str
+) -> None:
+    shown = [draft("one", "0.000001"), draft("two", "0.000002")]
+    seen = seen_by(admin)
+    late = draft("one", "0.000009")
+    answer = admin.post(DRAFTS, {decision: "all", **seen}, follow=True)
+    assert {row.id: row.status for row in Price.objects.filter(deployment_id="")} == {
+        **{row.id: status for row in shown},
+        late.id: "draft",
+    }
+    assert b"have come since the page was shown" in answer.content
+    assert [row.id for row in answer.context["rows"]] == [late.id]
+
+
+@pytest.mark.parametrize("fields", [{}, {"count": "0"}, {"count": "x"}, {"newest": ""}, {"count": "9" * 30}])
+def test_all_drafts_need_the_page_that_showed_them(admin: Client, fields: dict[str, str]) -> None:
+    one = draft("one", "0.000001")
+    seen = {**seen_by(admin), **fields} if fields else {}
+    admin.post(DRAFTS, {"accept": "all", **seen})
+    assert Price.objects.get(id=one.id).status == "draft"
+
+
+def test_a_draft_of_a_clock_that_is_behind_is_not_accepted_unseen(admin: Client) -> None:
+    shown = draft("one", "0.000001")
+    seen = seen_by(admin)
+    Price.objects.create(
+        id="0" * 36, origin="book", status="draft", deployment_id="", provider="openai", model="z", lines={"input": "1"}
+    )
+    answer = admin.post(DRAFTS, {"accept": "all", **seen}, follow=True)
+    assert b"Other drafts have come since the page was shown" in answer.content
+    assert Price.objects.get(id=shown.id).status == "draft"
+    admin.post(DRAFTS, {"accept": "all", **seen_by(admin)})
+    assert not Price.objects.filter(status="draft").exists()
 
 
 @pytest.mark.parametrize(

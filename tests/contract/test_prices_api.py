@@ -150,11 +150,28 @@ def test_drafts_are_accepted_and_rejected_one_by_one_and_all_at_once(api: Api) -
     assert ask(api, "POST", "price-drafts/accept", {"ids": [first.id]}) == {"prices": 0}
     assert ask(api, "POST", "price-drafts/reject", {"ids": [second.id]}) == {"prices": 1}
     assert ask(api, "POST", "price-drafts/reject", {"all": True}) == {"prices": 1}
-    assert ask(api, "GET", "price-drafts") == {"data": [], "next_page": None}
+    assert ask(api, "GET", "price-drafts") == {
+        "data": [],
+        "next_page": None,
+        "newest": None,
+    }
     assert [row["lines"] for row in ask(api, "GET", "prices?model=new")["data"]] == [{"input": "0.000002"}]
     for body in ({}, {"ids": []}, {"ids": [first.id], "all": True}, {"all": False}):
         problem(send(api, "POST", "price-drafts/accept", body), 400, "ids")
     problem(send(api, "POST", "price-drafts/accept", {"ids": "all"}), 400, "ids")
+    problem(send(api, "POST", "price-drafts/accept", {"ids": [first.id], "newest": first.id}), 400, "newest")
+
+
+@pytest.mark.parametrize("decision", ["accept", "reject"])
+def test_all_drafts_may_be_those_of_the_list_that_was_looked_at(api: Api, decision: str) -> None:
+    rows = [draft("one", "0.000001"), draft("two", "0.000002")]
+    seen = ask(api, "GET", "price-drafts")["newest"]
+    assert seen == rows[1].id
+    late = draft("late", "0.000003")
+    assert ask(api, "POST", f"price-drafts/{decision}", {"all": True, "newest": seen}) == {"prices": 2}
+    assert [row["id"] for row in ask(api, "GET", "price-drafts")["data"]] == [late.id]
+    for newest in ("", "a\0b", 1, None):
+        problem(send(api, "POST", f"price-drafts/{decision}", {"all": True, "newest": newest}), 400, "newest")
 
 
 def test_a_price_of_the_catalogue_with_a_date_changes_the_calls_since_then(api: Api) -> None:
