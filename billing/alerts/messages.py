@@ -42,12 +42,19 @@ class Message:
     @property
     def lines(self) -> list[str]:
         """The data, and the rows that cost most."""
-        lines = [f"{name}: {value}" for name, value in self.data.items() if value not in ("", None)]
+        lines = [f"{name}: {_render(value)}" for name, value in self.data.items() if value not in ("", None)]
         if not self.rows:
             return lines
         names = str(self.data.get("group_by", "")).split(",")
         largest = sorted(self.rows, key=lambda row: -Decimal(str(row["cost"])))[:TEXT_ROWS]
         return [*lines, "", *(f"{_name_members(row, names)}: {row['cost']} USD" for row in largest)]
+
+
+def _render(value: object) -> str:
+    """An object, such as the filters of a report, in one line."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(" ".join(f"{name}={member}".split()) for name, member in value.items())
 
 
 def _name_members(row: JsonMapping, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django_scopes import ScopedManager
 
 from billing.models.alert import Alert
@@ -28,6 +28,9 @@ class ReportSchedule(models.Model):
     )
     name = models.CharField(max_length=255)
     group_by = models.CharField(max_length=100)
+    #: {dimension: the member whose rows the report is of}; a member that is gone has none.
+    filters = models.JSONField(default=dict, db_default=Value({}, models.JSONField()), blank=True)
+    measures = models.CharField(max_length=40, default="", db_default="", blank=True)  # beside the usual ones
     period = models.CharField(max_length=20)
     time_zone = models.CharField(max_length=64)
     format = models.CharField(max_length=10)

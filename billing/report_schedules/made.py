@@ -13,13 +13,13 @@ from billing.report_schedules.writes import query_of, timing_of
 from billing.reports.formats import FILES, make_report, render_report
 from billing.reports.guard import guard_report
 from billing.reports.query import ReportQuery
-from billing.reports.spend import Report
+from billing.reports.spend import MEASURES, Report
 from gateway.protocol.json.types import JsonObject
 from tenants.rest.client_departure import ClientDeparture
 
 MAX_FILE_BYTES = 5 * 1024 * 1024
 MAX_SHOWN_ROWS = 100  # in a webhook
-#: Measures of the total that an alert names; a webhook has all of them.
+#: Measures of the total that an alert names, beside those that the schedule adds.
 TOLD = ("cost", "requests", "failures", "unpriced")
 
 
@@ -49,7 +49,8 @@ def make(
     content = join_file(render_report(report, query))
     period, file = query.period, FILES[query.format]
     shown = _find_largest(report)
-    total = report.total.render()
+    total = report.total.render(report.measures)
+    more = [name for name in total if name not in MEASURES]
     return MadeReport(
         _title(schedule, period.start, period.end, str(total["cost"])),
         {
@@ -60,7 +61,8 @@ def make(
             "end_date": period.end.isoformat(),
             "time_zone": schedule.time_zone,
             "group_by": schedule.group_by,
-            **{name: total[name] for name in TOLD},
+            **({"filters": schedule.filters} if schedule.filters else {}),
+            **{name: total[name] for name in (*TOLD, *more)},
             "row_count": len(report.rows),
             "report": _link(query, schedule),
         },
@@ -93,6 +95,8 @@ def _link(query: ReportQuery, schedule: ReportSchedule) -> str:
         "group_by": schedule.group_by,
         "tz": schedule.time_zone,
         "format": query.format,
+        **({"measures": schedule.measures} if schedule.measures else {}),
+        **dict(query.filters),
     }
     return f"/api/reports/spend?{urlencode(parameters)}"
 
@@ -111,6 +115,6 @@ def _find_largest(report: Report) -> list[JsonObject]:
     """All rows where they are few."""
     places = nlargest(MAX_SHOWN_ROWS, range(len(report.rows)), key=lambda place: report.rows[place][1].cost_pusd)
     return [
-        {**dict(zip(report.group_by, members, strict=True)), **sums.render()}
+        {**dict(zip(report.group_by, members, strict=True)), **sums.render(report.measures)}
         for members, sums in (report.rows[place] for place in sorted(places))
     ]

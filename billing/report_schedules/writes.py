@@ -1,6 +1,6 @@
 """Schedules of reports: the one way to create, change and delete them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from zoneinfo import ZoneInfo
@@ -10,7 +10,8 @@ from django.conf import settings
 from billing.models import AlertChannel, ReportSchedule
 from billing.report_schedules.periods import PERIODS
 from billing.report_schedules.timing import WEEKDAYS, Timing
-from billing.reports.query import ReportQuery
+from billing.reports.query import FILTERS, MARGIN, ReportQuery
+from gateway.protocol.errors import BadRequest, Forbidden
 from tenants.audit import audited
 from tenants.database import database_now
 from tenants.ids import new_id
@@ -27,7 +28,7 @@ DEFAULT_HOUR = 8
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The fields of a schedule. None: as it is, or the default of a new one; `weekday` and `day` are for a weekly and a
-    monthly one alone."""
+    monthly one alone. `filters`: dimension → member, all of them."""
 
     name: str | None = None
     group_by: str | None = None
@@ -40,10 +41,12 @@ class Settings:
     hour: int | None = None
     channel_ids: Sequence[str] | None = None
     is_enabled: bool | None = None
+    filters: Mapping[str, str] | None = None
+    measures: str | None = None
 
 
 def create_schedule(organization: Organization | None, values: Settings) -> ReportSchedule:
-    """Raises KeyInvalid and BadRequest."""
+    """Raises KeyInvalid, BadRequest and Forbidden."""
     zone = organization.time_zone if organization is not None else str(settings.TIME_ZONE)
     row = ReportSchedule(id=new_id(), organization=organization, time_zone=zone, format=FORMATS[0], hour=DEFAULT_HOUR)
     _apply(row, values)
@@ -57,7 +60,7 @@ def create_schedule(organization: Organization | None, values: Settings) -> Repo
 
 def change_schedule(row: ReportSchedule, values: Settings) -> ReportSchedule:
     """A change of its time, or that enables it, plans it anew: what was missed while it was off is not caught up.
-    Raises KeyInvalid and BadRequest."""
+    Raises KeyInvalid, BadRequest and Forbidden."""
     before = _planned(row)
     with audited("update", row):
         _apply(row, values)
@@ -82,25 +85,51 @@ def query_of(row: ReportSchedule, due_on: date) -> ReportQuery:
     start, end = PERIODS[row.period](due_on)
     return ReportQuery.read(
         {
+            **row.filters,
             "start_date": start.isoformat(),
             "end_date": end.isoformat(),
             "group_by": row.group_by,
             "tz": row.time_zone,
             "format": row.format,
+            "measures": row.measures,
         }
     )
 
 
 def _apply(row: ReportSchedule, values: Settings) -> None:
-    for name in ("name", "group_by", "period", "time_zone", "format", "frequency", "hour", "is_enabled"):
+    if values.filters is not None:
+        row.filters = _read_filters(values.filters)
+    for name in ("name", "group_by", "period", "time_zone", "format", "frequency", "hour", "is_enabled", "measures"):
         value = getattr(values, name)
         if value is not None:
             setattr(row, name, value)
     _apply_day(row, values)
-    query = query_of(row, database_now().date())
-    row.group_by = ",".join(query.group_by)
+    query = _check_query(row)
+    row.group_by, row.measures = ",".join(query.group_by), ",".join(query.measures)
     if values.channel_ids is not None:
         row.channel_ids = _read_channels(row, values.channel_ids)
+
+
+def _read_filters(filters: Mapping[str, str]) -> dict[str, str]:
+    for name, member in filters.items():
+        if name not in FILTERS:
+            raise KeyInvalid(f"filters.{name[:60]}", f"is none of {', '.join(FILTERS)}")
+        if not member:
+            raise KeyInvalid(f"filters.{name}", "must name a member; leave it out for the rows of all")
+    return {name: filters[name] for name in FILTERS if name in filters}
+
+
+def _check_query(row: ReportSchedule) -> ReportQuery:
+    """The margin is for the platform's own schedules: the channels of an organization are read by its people."""
+    try:
+        query = query_of(row, database_now().date())
+    except BadRequest as refusal:
+        if refusal.param not in FILTERS:
+            raise
+        raise BadRequest(refusal.message, param=f"filters.{refusal.param}") from None
+    if MARGIN in query.measures and row.organization_id is not None:
+        raise Forbidden("'measures' may have 'margin' in schedules of the platform alone.", param="measures")
+    return query
 
 
 def _apply_day(row: ReportSchedule, values: Settings) -> None:

@@ -15,7 +15,7 @@ from billing.report_schedules.periods import PERIODS
 from billing.report_schedules.runs import make_now, send_now
 from billing.report_schedules.timing import WEEKDAYS
 from billing.report_schedules.writes import FORMATS, Settings, change_schedule, create_schedule, delete_schedule
-from billing.reports.query import DIMENSIONS
+from billing.reports.query import DIMENSIONS, FILTERS, MORE_MEASURES
 from billing.rest.alerts import AlertRow, render_alert
 from gateway.protocol.json.types import JsonObject
 from tenants.api.fields import Body, Choice, Flag, Text, Whole, texts
@@ -53,6 +53,16 @@ class ScheduleChange(Body):
     hour = Whole(required=False, max_value=23, help_text="By the clock of `tz`; 8 without it.")
     channel_ids = texts(required=False, help_text="1 to 10 alert channels of the same organization.")
     is_enabled = Flag(required=False)
+    filters = serializers.DictField(
+        child=Text(),
+        required=False,
+        help_text=f"The rows of these members alone: {', '.join(FILTERS)}, one member of each; {{}}: all rows.",
+    )
+    measures = Text(
+        required=False,
+        max_length=MAX_GROUP_CHARS,
+        help_text=f"More measures: {', '.join(MORE_MEASURES)} (in schedules of the platform), with a comma between.",
+    )
 
 
 class NewSchedule(ScheduleChange):
@@ -88,6 +98,8 @@ class ScheduleRow(serializers.Serializer[Any]):
     last_sent_at = serializers.DateTimeField(allow_null=True)
     error = serializers.CharField(help_text="Of the last attempt to make it; empty after a success.")
     created_at = serializers.DateTimeField()
+    filters = serializers.DictField(child=serializers.CharField(), help_text="Dimension → its one member.")
+    measures = serializers.CharField(help_text="Those beside the usual ones; empty for none.")
 
 
 class ReportSchedules(Resource[ReportSchedule]):
@@ -129,6 +141,8 @@ class ReportSchedules(Resource[ReportSchedule]):
                 "last_sent_at": render_instant(row.last_sent_at),
                 "error": row.error,
                 "created_at": render_instant(row.created_at),
+                "filters": row.filters,
+                "measures": row.measures,
             }
             for row in rows
         ]

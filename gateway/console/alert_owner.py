@@ -10,7 +10,7 @@ from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from gateway.protocol.errors import BadRequest
+from gateway.protocol.errors import ClientFault
 from tenants.invalid import ArgumentInvalid
 from tenants.models import Organization
 from tenants.permissions import Area, Reach, Row, writable_rows
@@ -78,8 +78,11 @@ class OwnedForm(forms.Form):
         return get_object_or_404(Organization, pk=owner)  # never the platform's where it was deleted meanwhile
 
 
-def add_refusal(form: forms.Form, refusal: ArgumentInvalid | BadRequest, fields: Mapping[str, str]) -> None:
+def add_refusal(form: forms.Form, refusal: ArgumentInvalid | ClientFault, fields: Mapping[str, str]) -> None:
     """`fields`: the parameter of the service → the field of the form, where the names differ."""
-    name = fields.get(refusal.param or "", refusal.param or "")
-    text = refusal.message[:1].upper() + refusal.message[1:]
+    param, _dot, part = (refusal.param or "").partition(".")
+    name, text = fields.get(param, param), refusal.message
+    if part and part not in text:
+        text = f"{part} {text}"
+    text = text[:1].upper() + text[1:]
     form.add_error(name if name in form.fields else None, text)

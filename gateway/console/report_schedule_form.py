@@ -10,14 +10,16 @@ from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
     UnfoldBooleanWidget,
 )
 
 from billing.models import AlertChannel, ReportSchedule
 from billing.report_schedules.writes import DEFAULT_HOUR, FORMATS, Settings
-from billing.reports.query import DIMENSIONS
-from gateway.console.alert_owner import OwnedForm
+from billing.reports.query import DIMENSIONS, FILTERS, MARGIN
+from gateway.console.alert_owner import OwnedForm, sees_all
+from gateway.console.report_choice import COLUMNS
 from gateway.console.spend_report import TITLES
 
 if TYPE_CHECKING:
@@ -49,6 +51,23 @@ GROUPS = [(name, TITLES.get(name, name)) for name in DIMENSIONS]
 FIELD_OF_PARAM = {"group_by": "group_first", "tz": "time_zone"}
 
 
+class FiltersField(forms.Field):
+    """`DIMENSION=MEMBER`, one a line."""
+
+    def to_python(self, value: object) -> dict[str, str]:
+        filters: dict[str, str] = {}
+        for number, line in enumerate(str(value or "").splitlines(), 1):
+            name, equals, member = (part.strip() for part in line.partition("="))
+            if name in filters:
+                text = _("Line %(number)d: a report has one member of %(name)s.")
+                raise forms.ValidationError(text % {"number": number, "name": name})
+            if equals:
+                filters[name] = member
+            elif name:
+                raise forms.ValidationError(_("Line %d: write it as “team=red”.") % number)
+        return filters
+
+
 class ScheduleForm(OwnedForm):
     name = forms.CharField(
         label=_("Name"), max_length=255, widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"})
@@ -57,6 +76,15 @@ class ScheduleForm(OwnedForm):
     group_first = forms.ChoiceField(label=_("By"), choices=GROUPS, initial="team", widget=UnfoldAdminSelectWidget())
     group_second = forms.ChoiceField(
         label=_("And by"), choices=[("", "–"), *GROUPS], required=False, widget=UnfoldAdminSelectWidget()
+    )
+    filters = FiltersField(
+        label=_("Only"),
+        required=False,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2, "spellcheck": "false", "placeholder": "team=red"}),
+        help_text=_("The rows of these members alone, one a line: %s.") % ", ".join(FILTERS),
+    )
+    measures = forms.ChoiceField(
+        label=_("Columns"), choices=list(COLUMNS.items()), required=False, widget=UnfoldAdminSelectWidget()
     )
     format = forms.ChoiceField(
         label=_("File in a mail"), choices=[(name, name.upper()) for name in FORMATS], widget=UnfoldAdminSelectWidget()
@@ -109,6 +137,10 @@ class ScheduleForm(OwnedForm):
         field = self.fields["channels"]
         assert isinstance(field, forms.MultipleChoiceField)
         has_owners = "organization" in self.fields
+        if not sees_all(request):
+            measures = self.fields["measures"]
+            assert isinstance(measures, forms.ChoiceField)
+            measures.choices = [(name, title) for name, title in COLUMNS.items() if MARGIN not in name]
         field.choices = [(channel.id, _name_channel(channel, has_owner=has_owners)) for channel in channels]
 
     def settings(self) -> Settings:
@@ -126,6 +158,8 @@ class ScheduleForm(OwnedForm):
             hour=data["hour"],
             channel_ids=data["channels"],
             is_enabled=data["is_enabled"],
+            filters=data["filters"],
+            measures=data["measures"],
         )
 
 
@@ -144,6 +178,8 @@ def _initial_of(row: ReportSchedule) -> dict[str, object]:
         "time_zone": row.time_zone,
         "channels": row.channel_ids,
         "is_enabled": row.is_enabled,
+        "filters": "\n".join(f"{name}={member}" for name, member in row.filters.items()),
+        "measures": row.measures,
     }
 
 

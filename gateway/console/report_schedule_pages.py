@@ -14,7 +14,7 @@ from billing.report_schedules.writes import change_schedule, create_schedule, de
 from gateway.console.alert_owner import add_refusal, find_row
 from gateway.console.report_choice import find_zone
 from gateway.console.report_schedule_form import FIELD_OF_PARAM, ScheduleForm
-from gateway.protocol.errors import BadRequest, ClientFault, GatewayFault
+from gateway.protocol.errors import BadRequest, ClientFault, Forbidden, GatewayFault
 from tenants.invalid import ArgumentInvalid
 from tenants.permissions import Area
 from tenants.rest.client_departure import departure_of
@@ -29,7 +29,7 @@ def show_new_schedule(site: AdminSite, request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             create_schedule(form.find_owner(), form.settings())
-        except (ArgumentInvalid, BadRequest) as refusal:
+        except (ArgumentInvalid, BadRequest, Forbidden) as refusal:
             add_refusal(form, refusal, {**FIELD_OF_PARAM, "channel_ids": "channels"})
         else:
             messages.success(request, _("The report is scheduled."))
@@ -53,7 +53,7 @@ def show_schedule(site: AdminSite, request: HttpRequest, schedule_id: str) -> Ht
     if request.method == "POST" and form.is_valid():
         try:
             change_schedule(row, form.settings())
-        except (ArgumentInvalid, BadRequest) as refusal:
+        except (ArgumentInvalid, BadRequest, Forbidden) as refusal:
             add_refusal(form, refusal, {**FIELD_OF_PARAM, "channel_ids": "channels"})
         else:
             messages.success(request, _("The scheduled report is changed."))

@@ -162,6 +162,11 @@ def test_a_report_is_scheduled_changed_sent_and_deleted(client: Client, people: 
     monthly = {**REPORT, "frequency": "monthly", "day": "31", "group_second": "", "channels": [channel.id]}
     assert client.post(path, monthly).status_code == 302
     assert "Every month, day 31 07:00 Europe/Berlin" in client.get(LIST).content.decode()
+    narrow = {**monthly, "filters": "team = red\r\n\r\nstatus=failure", "measures": "latency"}
+    assert client.post(path, narrow).status_code == 302
+    row.refresh_from_db()
+    assert (row.filters, row.measures) == ({"team": "red", "status": "failure"}, "latency")
+    assert "team=red\nstatus=failure" in client.get(path).content.decode()
     assert "on its way" in told(client.post(path, {"action": "run"}))[-1]
     with scopes_disabled():
         assert AlertDelivery.objects.get().channel_id == channel.id
@@ -188,6 +193,10 @@ def test_a_report_that_goes_nowhere_is_told(client: Client, people: People) -> N
         ({"group_second": "team"}, "must not have a dimension twice"),
         ({"channels": []}, "Must be 1 to 10 alert channels"),
         ({"hour": "24"}, "less than or equal to 23"),
+        ({"filters": "colour=red"}, "is none of organization"),
+        ({"filters": "team=red\nteam=blue"}, "has one member of team"),
+        ({"filters": "team"}, "write it as"),
+        ({"measures": "margin"}, "not one of the available choices"),
     ],
 )
 def test_a_wrong_schedule_is_told_at_its_field(client: Client, people: People, change: Any, text: str) -> None:

@@ -145,6 +145,54 @@ def test_a_report_of_the_platform_tells_the_spend_of_all() -> None:
     }
 
 
+def test_a_report_of_some_members_has_their_rows_and_the_measures_of_its_schedule(api: Api, people: People) -> None:
+    spend("acme", 2, team_id="research", end_user="ana")
+    spend("acme", 3, team_id="sales", end_user="ana")
+    spend("acme", 4, team_id="research", end_user="bob")
+    spend("umbrella", 5, team_id="research", end_user="ana")
+    fields = {"filters": {"end_user": "ana", "team": "research"}, "measures": "latency", "group_by": "model_group"}
+    schedule(add_channel(), add_mail(), **fields)
+    assert make_due_reports(60) == 1
+    [request] = deliver()
+    data = json.loads(request.body)["data"]
+    assert data["filters"] == fields["filters"]
+    assert (data["cost"], [row["cost"] for row in data["rows"]]) == ("2.000000000000", ["2.000000000000"])
+    assert data["duration_p95_ms"] == data["rows"][0]["duration_p95_ms"]
+    assert "margin" not in data.keys() | data["rows"][0].keys()
+    answer = send(api, "GET", data["report"].removeprefix("/api/"), by=admin_of("acme"))
+    message = sent_mail()
+    [(_name, content, _kind)] = message.attachments
+    assert content.replace("\r", "") == answer.getvalue().decode().replace("\r", "")
+    assert "duration_p99_ms" in content
+    assert "team=research, end_user=ana" in message.body
+
+
+def test_a_report_of_a_member_that_is_gone_is_empty() -> None:
+    spend("acme", 2, team_id="research")
+    schedule(add_channel(), filters={"team": "absent", "organization": "umbrella"})
+    assert make_due_reports(60) == 1
+    data = json.loads(deliver()[0].body)["data"]
+    assert (data["cost"], data["rows"]) == ("0.000000000000", [])
+    assert not ReportSchedule.objects.get().error
+
+
+def test_the_margin_leaves_for_channels_of_the_platform_alone(api: Api, people: People) -> None:
+    spend("acme", 2)
+    own, foreign, admin = add_channel(None), add_channel(), admin_of("acme")
+    body = {**BODY, "measures": "margin"}
+    for by, place in ((admin, {}), (None, {"organization_id": "acme"})):
+        caller = {} if by is None else {"by": by}
+        refusal = send(api, "POST", "report-schedules", {**body, **place, "channel_ids": [foreign.id]}, **caller)
+        problem(refusal, 403, "measures")
+    made = ask(api, "POST", "report-schedules", {**BODY, "channel_ids": [foreign.id]}, by=admin, status=201)
+    problem(send(api, "PATCH", f"report-schedules/{made['id']}", {"measures": "margin,latency"}), 403, "measures")
+    row = schedule(own, owner=None, measures="margin , latency", filters={"organization": "acme"})
+    assert row.measures == "latency,margin"
+    assert make_due_reports(60) == 1
+    data = json.loads(deliver()[0].body)["data"]
+    assert (data["cost"], data["margin"], data["provider_cost"]) == ("2.000000000000", f"{0:.12f}", "2.000000000000")
+
+
 def test_what_was_missed_while_no_worker_ran_is_caught_up_once() -> None:
     row = schedule(add_channel())
     ReportSchedule.objects.update(next_at=timezone.now() - timedelta(days=40))
@@ -347,6 +395,9 @@ def test_a_schedule_is_made_changed_run_and_deleted_and_audited(api: Api, people
     assert changed["next_at"] != made["next_at"]
     renamed = ask(api, "PATCH", path, {"name": "other"}, by=by)
     assert (renamed["name"], renamed["next_at"]) == ("other", changed["next_at"])
+    narrow = {"filters": {"status": "failure", "team": "red"}, "measures": "latency"}
+    assert ask(api, "PATCH", path, narrow, by=by).items() >= (narrow | {"next_at": changed["next_at"]}).items()
+    assert ask(api, "PATCH", path, {"filters": {}, "measures": ""}, by=by)["filters"] == {}
     assert ask(api, "PATCH", path, {"is_enabled": False}, by=by)["next_at"] is None
     alert = ask(api, "POST", f"{path}/run", by=by, status=202)
     assert (alert["kind"], alert["details"]["schedule"]) == ("report.spend", "other")
@@ -356,7 +407,7 @@ def test_a_schedule_is_made_changed_run_and_deleted_and_audited(api: Api, people
     ask(api, "DELETE", path, by=by, status=204)
     problem(send(api, "GET", path, by=by), 404, "report_schedule_id")
     acts = AuditEntry.objects.filter(object_type="reportschedule").order_by("id").values_list("action", flat=True)
-    assert list(acts) == ["create", "update", "update", "update", "delete"]
+    assert list(acts) == ["create", *["update"] * 5, "delete"]
 
 
 def test_a_creation_that_is_sent_twice_makes_one_schedule(api: Api, people: People) -> None:
@@ -423,6 +474,14 @@ def test_runs_on_demand_are_limited_for_each_organization(api: Api, people: Peop
         ({"channel_ids": ["platform"]}, "channel_ids"),
         ({"channel_ids": [str(number) for number in range(11)]}, "channel_ids"),
         ({"next_at": "2026-01-01T00:00:00Z"}, "next_at"),
+        ({"filters": {"colour": "red"}}, "filters.colour"),
+        ({"filters": {"day": "2026-11-01"}}, "filters.day"),
+        ({"filters": {"status": "maybe"}}, "filters.status"),
+        ({"filters": {"team": ""}}, "filters.team"),
+        ({"filters": {"team": "red\0"}}, "filters"),
+        ({"filters": {"team": ["red", "blue"]}}, "filters.team"),
+        ({"filters": ["team"]}, "filters"),
+        ({"measures": "speed"}, "measures"),
     ],
 )
 def test_a_wrong_schedule_is_refused_by_its_field(api: Api, people: People, change: Any, param: str) -> None:
