@@ -1,6 +1,6 @@
 """The contract of a provider, and a deployment as the data path sees it. A provider does no I/O."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -161,6 +161,10 @@ class Provider(Protocol):
     def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """The labels of the caller that the token is fetched with: (key, value)."""
 
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        """(parameter, reason) where a deployment would use an identity of the gateway's machine, which is that of the
+        platform. `secrets`: the names in its credential."""
+
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         """The calls that replace an embedding call of many inputs; empty where one call does."""
 
@@ -187,6 +191,9 @@ class PlainProvider:
 
     def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return ()
+
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        return None
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         return ()

@@ -5,6 +5,7 @@ of the resource, the upstream's model is the name of the deployment. Without an 
 from Entra.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from urllib.parse import quote, urlencode
 
@@ -16,7 +17,9 @@ from gateway.protocol.dialects.openai.upstream_answer import OpenAITranslated
 from gateway.protocol.dialects.openai.upstream_request import OPENAI, Traits
 from gateway.protocol.dialects.openai.wire import PATHS
 from gateway.protocol.dialects.responses.upstream import PATH as RESPONSES_PATH
+from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.provider import Target
+from gateway.providers.bases.own_credentials import ENTRA_PRINCIPAL, find_borrowed_entra_identity
 
 DEFAULT_VERSION = "2024-10-21"
 UNDATED = frozenset({"v1", "latest", "preview"})
@@ -56,6 +59,9 @@ class Azure(OpenAITranslated):
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") or target.credential.get("azure_ad_token") else "entra"
 
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        return find_borrowed_entra_identity(secrets)
+
 
 def _address(target: Target, path: str, *, dated: str = "") -> str:
     """`dated`: the path under a dated version, where that differs."""
@@ -82,5 +88,5 @@ PROVIDER = Azure(
     parsers=PARSERS,
     think=ThinkSplitter,
     own_parameters=frozenset({"api_version"}),
-    own_secrets=frozenset({"azure_ad_token", "tenant_id", "client_id", "client_secret"}),
+    own_secrets=ENTRA_PRINCIPAL | {"azure_ad_token"},
 )

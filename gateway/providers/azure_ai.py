@@ -6,7 +6,7 @@ api_key the gateway gets a token from Entra.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
@@ -23,6 +23,7 @@ from gateway.protocol.json.types import JsonMapping
 from gateway.protocol.listing import ListRequest, ModelPage
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.providers.bases.anthropic_messages import AnthropicUpstream
+from gateway.providers.bases.own_credentials import ENTRA_PRINCIPAL, find_borrowed_entra_identity
 
 NAME, TITLE = "azure_ai", "Azure AI Foundry"
 DEFAULT_VERSION = "2024-05-01-preview"
@@ -122,7 +123,7 @@ class AzureAI(PlainProvider):
     needs_api_key = False
     operations = frozenset(Operation)  # completions go out as chat
     own_parameters = frozenset({"api_version"})
-    own_secrets = frozenset({"tenant_id", "client_id", "client_secret"})
+    own_secrets = ENTRA_PRINCIPAL
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
@@ -160,6 +161,9 @@ class AzureAI(PlainProvider):
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "entra"
+
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        return find_borrowed_entra_identity(secrets)
 
 
 PROVIDER = AzureAI()

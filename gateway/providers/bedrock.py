@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +39,7 @@ from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.retry_after import find_retry_after_s
 from gateway.protocol.secret import Secret
 from gateway.protocol.usage import MAX_TOKENS, Usage
+from gateway.providers.bases.own_credentials import ask_for
 
 SERVICE = "bedrock"
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -63,7 +64,11 @@ CONVERSE_MEMBERS = {
 ADDITIONAL = "additionalModelRequestFields"
 EXTRA_MEMBERS = frozenset({ADDITIONAL, "requestMetadata"})
 #: Parameters that name another identity than that of the deployment's keys.
-IDENTITIES = ("aws_role_name", "aws_profile_name", "aws_web_identity_token")
+PLATFORM_IDENTITIES = ("aws_profile_name", "aws_web_identity_token")
+IDENTITIES = ("aws_role_name", *PLATFORM_IDENTITIES)
+#: Names in a credential: an API key of Bedrock, which wins, and the keys of a user or a session of AWS.
+BEARERS = frozenset({"api_key", "aws_bearer_token_bedrock"})
+KEY_PAIR = frozenset({"aws_access_key_id", "aws_secret_access_key"})
 #: What a deployment may tell AWS about a caller: by session tags of its role, and in Converse's requestMetadata. The
 #: reports of AWS (CUR 2.0, model invocation logs) have them. Patterns: STS, Tag; bedrock-runtime, RequestMetadata.
 LABELS = ("organization", "team", "user", "key", "cost_center")
@@ -82,7 +87,7 @@ class Bedrock(PlainProvider):
     needs_api_key = False  # an AWS key pair is the alternative
     operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
     own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint", "base_model"})
-    own_secrets = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
+    own_secrets = KEY_PAIR | {"aws_session_token"}
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:
@@ -147,6 +152,18 @@ class Bedrock(PlainProvider):
             return ""
         is_other = any(target.parameters.get(name) for name in IDENTITIES)
         return "aws" if is_other or _key_pair(target.credential) is None else ""
+
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        """A role needs keys of the deployment's own, which assume it."""
+        if BEARERS.intersection(secrets):
+            return None
+        for name in PLATFORM_IDENTITIES:
+            if parameters.get(name):
+                return (
+                    name,
+                    "names an identity of the gateway's machine, which a deployment of an organization does not use",
+                )
+        return None if KEY_PAIR.issubset(secrets) else ask_for("aws_access_key_id and aws_secret_access_key")
 
     def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         chosen = _choose_labels(target, SESSION_TAGS, labels)
@@ -417,7 +434,7 @@ def _authorization_headers(
 
 
 def _bearer(target: Target) -> str:
-    for name in ("api_key", "aws_bearer_token_bedrock"):
+    for name in sorted(BEARERS):
         secret = target.credential.get(name)
         if secret:
             return secret.reveal()

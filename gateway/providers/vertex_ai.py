@@ -6,7 +6,7 @@ the credential; an `api_key` without `vertex_project` is express mode, which ser
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -29,6 +29,7 @@ from gateway.protocol.json.types import JsonMapping, JsonObject
 from gateway.protocol.provider import PlainProvider, Target, UpstreamRequest
 from gateway.protocol.usage import Usage
 from gateway.providers.bases.anthropic_messages import AnthropicUpstream
+from gateway.providers.bases.own_credentials import ask_for
 
 DEFAULT_LOCATION = "us-central1"
 MAX_TEXTS = 250  # in one `:predict`; Gemini's embedding models take one (docs "Get text embeddings", API limits)
@@ -143,6 +144,10 @@ class VertexAI(PlainProvider):
 
     def token(self, target: Target) -> str:
         return "" if target.credential.get("api_key") else "google"
+
+    def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        """A service account in a file is no identity of the machine: the platform's admin has named it."""
+        return None if {"api_key", "vertex_credentials"}.intersection(secrets) else ask_for("vertex_credentials")
 
 
 # Addresses

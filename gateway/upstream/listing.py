@@ -18,7 +18,7 @@ from gateway.protocol.listing import ListRequest, ModelLister, ModelPage
 from gateway.protocol.provider import Target
 from gateway.upstream.addresses import EgressDenied, check_resolved
 from gateway.upstream.proxy import NO_PROXIES, REFUSED_LOGIN, ProxyRules
-from gateway.upstream.tokens import FETCHERS
+from gateway.upstream.tokens import fetch_token
 
 MAX_WAIT_S = 20.0  # for all pages
 MAX_BYTES = 8 * 1024 * 1024  # of one page
@@ -32,7 +32,7 @@ def list_models(target: Target, *, connect_timeout_s: float, proxies: ProxyRules
     if not isinstance(lister, ModelLister):
         return None
     kind = target.provider.token(target)
-    token = FETCHERS[kind](target).text if kind else ""
+    token = fetch_token(kind, target) if kind else ""
     ends_at = time.monotonic() + MAX_WAIT_S
     timeout = httpx.Timeout(MAX_WAIT_S / 2, connect=connect_timeout_s)
     names: set[str] = set()

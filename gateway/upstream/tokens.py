@@ -57,6 +57,7 @@ class TokenSource:
 
     async def get(self, kind: str, target: Target, tags: Tags = ()) -> str:
         """A valid token. Raises UpstreamFault (502, `upstream_auth_failed`) where there is none."""
+        refuse_borrowed_identity(target)
         identity = tuple(str(target.parameters.get(name) or "") for name in IDENTITY)
         key = (kind, target.deployment_id, frozenset(target.credential.items()), identity, tags)
         token = self._tokens.get(key)
@@ -81,6 +82,23 @@ class TokenSource:
             self._tokens.move_to_end(key)
             while len(self._tokens) > MAX_TOKENS:
                 self._tokens.popitem(last=False)
+
+
+def fetch_token(kind: str, target: Target) -> str:
+    """A new token, fetched in this thread. Raises UpstreamFault."""
+    refuse_borrowed_identity(target)
+    return FETCHERS[kind](target).text
+
+
+def refuse_borrowed_identity(target: Target) -> None:
+    """Raises UpstreamFault for a deployment of an organization that would use the identity of the gateway's machine. No
+    such deployment is stored any more, but earlier versions did."""
+    if target.organization_id is None:
+        return
+    secrets = [name for name, secret in target.credential.items() if secret]
+    borrowed = target.provider.find_borrowed_identity(secrets, target.parameters)
+    if borrowed is not None:
+        raise _fault(f"The deployment's {' '.join(borrowed)}.")
 
 
 def _import_library(name: str) -> Any:
@@ -162,15 +180,13 @@ def _fetch_aws(target: Target) -> Token:
 
 def assume_role(target: Target, tags: Tags = ()) -> Token:
     """Credentials of the role that the deployment names, for an hour, with these session tags. The deployment's own
-    keys may assume it, else the machine's identity, which an organization's deployment does not get for a role.
+    keys assume it, else the machine's identity.
 
     Source: botocore's model sts 2011-06-15, AssumeRole. AWS_ENDPOINT_URL_STS names another endpoint.
     """
     role, own = str(target.parameters.get("aws_role_name") or ""), _own_keys(target)
     if not role:
         raise _fault("The deployment has aws_session_tags without aws_role_name.")
-    if own is None and target.organization_id is not None:
-        raise _fault("A role needs keys of the deployment's own: aws_access_key_id and aws_secret_access_key.")
     session, config = _import_library("botocore.session"), _import_library("botocore.config")
     errors = _import_library("botocore.exceptions")
     profile = target.parameters.get("aws_profile_name")

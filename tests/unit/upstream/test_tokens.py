@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType, SimpleNamespace
@@ -18,7 +18,9 @@ import pytest
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
 from gateway.protocol.secret import Secret
+from gateway.providers.registry import PROVIDERS
 from gateway.upstream import tokens
+from gateway.upstream.listing import list_models
 from gateway.upstream.tokens import EARLY_S, FETCHERS, Token, TokenSource
 from tests.fakes.memory import EPOCH, target
 
@@ -417,16 +419,40 @@ async def test_a_refused_role_is_the_gateways_fault_and_tells_no_secret(sts: Any
     assert "own-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"parameters": {}, "credential": OWN}, "without aws_role_name"),
-        ({"parameters": ROLE, "organization_id": "acme"}, "keys of the deployment's own"),
-    ],
-)
-async def test_a_role_that_may_not_be_assumed_is_refused_before_any_request(
-    sts: Any, fields: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UpstreamFault, match=message):
-        await TokenSource().get("aws", target(**fields), (("team", "a"),))
+async def test_session_tags_without_a_role_are_refused_before_any_request(sts: Any) -> None:
+    with pytest.raises(UpstreamFault, match="without aws_role_name"):
+        await TokenSource().get("aws", target(credential=OWN), (("team", "a"),))
     assert sts.forms == []
+
+
+# Deployments of organizations
+
+
+@pytest.mark.parametrize(("provider", "kind"), [("azure", "entra"), ("bedrock", "aws"), ("vertex_ai", "google")])
+async def test_a_deployment_of_an_organization_gets_no_token_of_the_machine(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, provider: str, kind: str
+) -> None:
+    monkeypatch.setitem(FETCHERS, kind, cloud.fetch)
+    source, shared = TokenSource(), target(provider=PROVIDERS[provider], credential={}, api_base="https://cloud.test")
+    assert await source.get(kind, shared) == "token-1"
+    own = replace(shared, organization_id="acme")  # the same deployment, after the platform gave it away
+    for tags in ((), (("team", "a"),)):
+        with pytest.raises(UpstreamFault, match="does not use the identity of the gateway's machine") as caught:
+            await source.get(kind, own, tags)
+        assert (caught.value.code, caught.value.is_retryable) == ("upstream_auth_failed", True)
+    assert len(cloud.fetched_for) == 1
+
+
+def test_a_list_of_models_is_not_fetched_with_the_machines_identity_either(cloud: Cloud) -> None:
+    own = target(provider=PROVIDERS["azure"], credential={}, api_base="https://cloud.test", organization_id="acme")
+    with pytest.raises(UpstreamFault, match="does not use the identity of the gateway's machine"):
+        list_models(own, connect_timeout_s=1)
+    assert cloud.fetched_for == []
+
+
+async def test_a_role_of_an_organization_is_assumed_by_its_own_keys(sts: Any) -> None:
+    fields = {"parameters": ROLE, "organization_id": "acme", "provider": PROVIDERS["bedrock"]}
+    await TokenSource().get("aws", target(credential=OWN, **fields), (("team", "a"),))
+    with pytest.raises(UpstreamFault, match="api_key is needed, or aws_access_key_id"):
+        await TokenSource().get("aws", target(credential={}, **fields), (("team", "a"),))
+    assert len(sts.forms) == 1
