@@ -17,7 +17,7 @@ from gateway.protocol.abilities import find_invalid_ability
 from gateway.protocol.capabilities import find_invalid_flag
 from gateway.protocol.deployment_tags import TAGS, find_tags_problem
 from gateway.protocol.json.types import JsonMapping, JsonObject
-from gateway.protocol.provider import HEADER_PREFIX
+from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
 from gateway.protocol.secret_fields import find_secret, has_user, split_secrets
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.model_patterns import find_pattern_problem
@@ -91,6 +91,7 @@ def save_deployment(
         old_parts = _open_parts(stored)
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
+        _refuse_borrowed_identity(stored, deployment)
         if price_lines is not None:
             deployment.price_id = _price_version(deployment, price_lines, price_origin)
         with audited("create" if stored is None else "update", deployment):
@@ -296,10 +297,37 @@ def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Map
     )
 
 
-def _destination(deployment: Deployment) -> tuple[object, ...]:
+def _refuse_borrowed_identity(stored: Deployment | None, changed: Deployment) -> None:
+    """A deployment of an organization brings its own credentials. One of an earlier version that does not can still be
+    changed: its calls are refused (upstream/tokens.py)."""
+    problem = _find_borrowed_identity(changed)
+    if problem is not None and (stored is None or problem != _find_borrowed_identity(stored)):
+        raise DeploymentInvalid(*problem)
+
+
+def _find_borrowed_identity(deployment: Deployment) -> tuple[str, str] | None:
+    provider = PROVIDERS.get(deployment.provider)
+    if deployment.organization_id is None or provider is None:
+        return None
+    try:
+        parts = unseal(context=deployment.id, sealed=deployment.credential)
+    except CredentialUnusable:
+        return None  # it makes no call at all
+    sealed_fields = {name.removeprefix(BODY_PREFIX): True for name in parts if name.startswith(BODY_PREFIX)}
+    return provider.find_borrowed_identity(
+        [name for name, secret in parts.items() if secret], _target_parameters(deployment) | sealed_fields
+    )
+
+
+def _target_parameters(deployment: Deployment) -> JsonObject:
+    """The parameters as a target has them, but for those that are sealed."""
     parameters = deployment.parameters if isinstance(deployment.parameters, dict) else {}
     body = parameters.get("extra_body")
-    parameters = parameters | (body if isinstance(body, dict) else {})  # as a target has them
+    return parameters | (body if isinstance(body, dict) else {})
+
+
+def _destination(deployment: Deployment) -> tuple[object, ...]:
+    parameters = _target_parameters(deployment)
     addresses = (parameters.get(name) or "" for name in ADDRESS_PARAMETERS)
     provider = PROVIDERS.get(deployment.provider)
     api_base = deployment.api_base or (provider.default_api_base if provider else "")
