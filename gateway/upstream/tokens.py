@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from functools import cache, partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from gateway.protocol.errors import UpstreamFault
 from gateway.protocol.provider import Target
@@ -41,6 +42,7 @@ IDENTITY = ("aws_role_name", "aws_session_name", "aws_profile_name", "aws_region
 #: Beyond it the token goes that was not used for the longest time: callers name the teams of session tags.
 MAX_TOKENS = 1_000
 THREADS = 16  # of their own: a cloud that does not answer holds up no look-up of a name, which takes a thread too
+FETCHES_AT_ONCE = 4  # of a deployment
 SESSION_NAME = "tollgate"
 STS_REGION = "us-east-1"  # where neither the deployment nor the machine names one
 STS_TIMEOUT_S = 10.0
@@ -48,12 +50,13 @@ STS_TIMEOUT_S = 10.0
 
 class TokenSource:
     """The cache of tokens. A deployment has one fetch at a time, and one for each set of session tags, which all calls
-    of it wait for."""
+    of it wait for: at most FETCHES_AT_ONCE, so that a slow cloud leaves threads for other deployments."""
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
         self._fetching: dict[TokenKey, asyncio.Task[Token]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="token")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def get(self, kind: str, target: Target, tags: Tags = ()) -> str:
         """A valid token. Raises UpstreamFault (502, `upstream_auth_failed`) where there is none."""
@@ -67,13 +70,17 @@ class TokenSource:
         task = self._fetching.get(key)
         if task is None:
             fetch = partial(assume_role, tags=tags) if tags else FETCHERS[kind]
-            task = asyncio.create_task(self._run(partial(fetch, target)))
+            task = asyncio.create_task(self._run(target.deployment_id, partial(fetch, target)))
             self._fetching[key] = task
             task.add_done_callback(lambda ended: self._store(key, ended))
         return (await asyncio.shield(task)).text
 
-    async def _run(self, fetch: Callable[[], Token]) -> Token:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
+    async def _run(self, deployment_id: str, fetch: Callable[[], Token]) -> Token:
+        turns = self._turns.get(deployment_id)
+        if turns is None:
+            turns = self._turns[deployment_id] = asyncio.Semaphore(FETCHES_AT_ONCE)
+        async with turns:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
 
     def _store(self, key: TokenKey, ended: asyncio.Task[Token]) -> None:
         self._fetching.pop(key, None)

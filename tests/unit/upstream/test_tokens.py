@@ -411,6 +411,23 @@ async def test_a_flood_of_teams_keeps_a_bounded_number_of_sessions(
     assert len(cloud.fetched_for) == 11
 
 
+async def test_a_slow_cloud_of_one_deployment_leaves_threads_for_others(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "assume_role", lambda deployment, tags: cloud.fetch(deployment))
+    source = TokenSource()
+    cloud.gate.clear()
+    teams = [(("team", str(number)),) for number in range(tokens.THREADS + 1)]
+    waiting = [asyncio.create_task(source.get("aws", target("slow"), tags)) for tags in teams]
+    other = asyncio.create_task(source.get(KIND, target("other")))
+    for _ in range(tokens.FETCHES_AT_ONCE + 1):
+        assert await asyncio.to_thread(cloud.begun.acquire, timeout=30)
+    assert sorted(cloud.fetched_for) == ["other", *["slow"] * tokens.FETCHES_AT_ONCE]
+    cloud.gate.set()
+    await asyncio.gather(*waiting, other)
+    assert len(cloud.fetched_for) == len(teams) + 1
+
+
 async def test_a_refused_role_is_the_gateways_fault_and_tells_no_secret(sts: Any) -> None:
     sts.status = 403
     with pytest.raises(UpstreamFault) as caught:
