@@ -91,7 +91,7 @@ def save_deployment(
         old_parts = _open_parts(stored)
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
-        _refuse_borrowed_identity(stored, deployment)
+        _refuse_unusable_parameters(stored, deployment)
         if price_lines is not None:
             deployment.price_id = _price_version(deployment, price_lines, price_origin)
         with audited("create" if stored is None else "update", deployment):
@@ -111,6 +111,7 @@ def prepare_unsaved(
     _refuse_clear_text(None, deployment)
     deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
     deployment.credential = _seal(deployment, {**credential, **secrets}, keep_foreign_seals=False)
+    _refuse_unusable_parameters(None, deployment)
     deployment.price_id = _price_version(deployment, price_lines)
     deployment.created_at = timezone.now()
 
@@ -297,26 +298,27 @@ def _refuse_redirection(stored: Deployment, changed: Deployment, credential: Map
     )
 
 
-def _refuse_borrowed_identity(stored: Deployment | None, changed: Deployment) -> None:
-    """A deployment of an organization brings its own credentials. One of an earlier version that does not can still be
-    changed: its calls are refused (upstream/tokens.py)."""
-    problem = _find_borrowed_identity(changed)
-    if problem is not None and (stored is None or problem != _find_borrowed_identity(stored)):
+def _refuse_unusable_parameters(stored: Deployment | None, changed: Deployment) -> None:
+    """Refuses what the provider cannot use, and a deployment of an organization without credentials of its own. What an
+    earlier version stored does not stand in the way of another change: its calls are refused (upstream/tokens.py)."""
+    problem = _find_unusable_parameter(changed)
+    if problem is not None and (stored is None or problem != _find_unusable_parameter(stored)):
         raise DeploymentInvalid(*problem)
 
 
-def _find_borrowed_identity(deployment: Deployment) -> tuple[str, str] | None:
+def _find_unusable_parameter(deployment: Deployment) -> tuple[str, str] | None:
     provider = PROVIDERS.get(deployment.provider)
-    if deployment.organization_id is None or provider is None:
+    if provider is None:
         return None
     try:
         parts = unseal(context=deployment.id, sealed=deployment.credential)
     except CredentialUnusable:
         return None  # it makes no call at all
     sealed_fields = {name.removeprefix(BODY_PREFIX): True for name in parts if name.startswith(BODY_PREFIX)}
-    return provider.find_borrowed_identity(
-        [name for name, secret in parts.items() if secret], _target_parameters(deployment) | sealed_fields
-    )
+    secrets, parameters = [name for name, secret in parts.items() if secret], _target_parameters(deployment)
+    parameters |= sealed_fields
+    borrowed = provider.find_borrowed_identity(secrets, parameters) if deployment.organization_id is not None else None
+    return borrowed or provider.find_invalid_parameter(secrets, parameters)
 
 
 def _target_parameters(deployment: Deployment) -> JsonObject:

@@ -165,6 +165,9 @@ class Provider(Protocol):
         """(parameter, reason) where a deployment would use an identity of the gateway's machine, which is that of the
         platform. `secrets`: the names in its credential."""
 
+    def find_invalid_parameter(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        """(parameter, reason) of one that the provider cannot use, or not beside these `secrets` and parameters."""
+
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:
         """The calls that replace an embedding call of many inputs; empty where one call does."""
 
@@ -193,6 +196,9 @@ class PlainProvider:
         return ()
 
     def find_borrowed_identity(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        return None
+
+    def find_invalid_parameter(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
         return None
 
     def split(self, call: Call, target: Target) -> tuple[Call, ...]:

@@ -74,6 +74,7 @@ KEY_PAIR = frozenset({"aws_access_key_id", "aws_secret_access_key"})
 LABELS = ("organization", "team", "user", "key", "cost_center")
 SESSION_TAGS, REQUEST_METADATA = "aws_session_tags", "aws_request_metadata"
 MAX_LABEL = 256
+MAX_METADATA = 16  # entries of requestMetadata
 MAX_TEXTS = 96
 INPUT_COUNT_HEADER = "x-amzn-bedrock-input-token-count"
 
@@ -165,6 +166,26 @@ class Bedrock(PlainProvider):
                 )
         return None if KEY_PAIR.issubset(secrets) else ask_for("aws_access_key_id and aws_secret_access_key")
 
+    def find_invalid_parameter(self, secrets: Collection[str], parameters: JsonMapping) -> tuple[str, str] | None:
+        for name in (SESSION_TAGS, REQUEST_METADATA):
+            if _read_label_names(parameters.get(name)) is None:
+                return name, f"must name some of {', '.join(LABELS)}"
+        if parameters.get(SESSION_TAGS) and not parameters.get("aws_role_name"):
+            return SESSION_TAGS, "needs aws_role_name: the tags are those of a role's session"
+        if parameters.get(SESSION_TAGS) and BEARERS.intersection(secrets):
+            return SESSION_TAGS, "has no effect beside an API key, which assumes no role: leave one of them out"
+        if parameters.get("aws_web_identity_token"):
+            return (
+                "aws_web_identity_token",
+                "is not supported: let AWS_WEB_IDENTITY_TOKEN_FILE of the machine name a file",
+            )
+        if not isinstance(parameters.get("requestMetadata") or {}, dict | bool):  # true: it is sealed
+            return "requestMetadata", "must be an object"
+        metadata = _read_metadata(parameters)
+        if len(metadata.keys() | set(_read_label_names(parameters.get(REQUEST_METADATA)) or ())) > MAX_METADATA:
+            return "requestMetadata", f"has more than {MAX_METADATA} entries, with those of {REQUEST_METADATA}"
+        return None
+
     def session_tags(self, target: Target, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         chosen = _choose_labels(target, SESSION_TAGS, labels)
         return tuple(sorted((name, _session_label(value)) for name, value in chosen))
@@ -213,7 +234,7 @@ def _chat_body(call: Call, target: Target, context: AttemptContext) -> tuple[Jso
     body = encoded.body
     body |= {member: parameters.pop(name) for name, member in CONVERSE_MEMBERS.items() if name in parameters}
     labels = {name: _ascii_label(value) for name, value in _choose_labels(target, REQUEST_METADATA, context.labels)}
-    metadata = {**extra.get("requestMetadata", {}), **body.get("requestMetadata", {}), **labels}
+    metadata = _join_metadata(extra.get("requestMetadata", {}), {**_read_metadata(body), **labels})
     deployment_fields = parameters.pop(ADDITIONAL, None)
     additional = {
         **parameters,
@@ -278,11 +299,38 @@ def _settle(call: Call, target: Target) -> SettledRequest:
 def _choose_labels(target: Target, parameter: str, labels: Mapping[str, str]) -> list[tuple[str, str]]:
     """The labels that the deployment's parameter names, a list or names with commas between, and the caller has.
     Raises ConnectFault for a name that is none."""
-    names = target.parameters.get(parameter) or ()
-    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    if not isinstance(names, list | tuple) or any(name not in LABELS for name in names):
+    names = _read_label_names(target.parameters.get(parameter))
+    if names is None:
         raise ConnectFault(f"The deployment's {parameter} must name some of {', '.join(LABELS)}.", is_retryable=True)
-    return [(name, labels[name]) for name in dict.fromkeys(names) if labels.get(name)]
+    return [(name, labels[name]) for name in names if labels.get(name)]
+
+
+def _read_label_names(value: Json) -> list[str] | None:
+    """The names in a list, or with commas between; None where one is no label."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) and value else value or []
+    if not isinstance(names, list | tuple):
+        return None
+    chosen = [name for name in names if isinstance(name, str) and name in LABELS]
+    return list(dict.fromkeys(chosen)) if len(chosen) == len(names) else None
+
+
+def _read_metadata(parameters: JsonMapping) -> JsonMapping:
+    value = parameters.get("requestMetadata")
+    return value if isinstance(value, dict) else {}
+
+
+def _join_metadata(clients: JsonMapping, own: JsonMapping) -> JsonObject:
+    """The entries of the client and, over them, those of the deployment. None is left out where they are too many: the
+    reports of AWS would lack it. Raises BadRequest and ConnectFault."""
+    if len(own) > MAX_METADATA:
+        raise ConnectFault(f"The deployment's requestMetadata has more than {MAX_METADATA} entries.", is_retryable=True)
+    metadata = {**clients, **own}
+    if len(metadata) > MAX_METADATA:
+        raise BadRequest(
+            f"requestMetadata may hold {MAX_METADATA} entries, of which {len(own)} are set by the gateway.",
+            param=f"{SERVICE}.requestMetadata",
+        )
+    return metadata
 
 
 def _session_label(text: str) -> str:

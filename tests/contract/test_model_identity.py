@@ -47,6 +47,18 @@ def test_the_own_api_asks_for_credentials(api: Api, world: World) -> None:
     ask(api, "POST", "deployments", {**BEDROCK, "organization_id": None}, status=201)  # the platform's own
 
 
+def test_session_tags_without_effect_are_refused(api: Api, world: World) -> None:
+    body: JsonObject = {**BEDROCK, "credential": PAIR, "parameters": {"aws_session_tags": ["team"]}}
+    error = problem(send(api, "POST", "deployments", body), 400, "aws_session_tags")
+    assert "needs aws_role_name" in error["detail"]
+    role = {"aws_session_tags": ["team"], "aws_role_name": "arn:aws:iam::1:role/r"}
+    path = f"deployments/{ask(api, 'POST', 'deployments', {**body, 'parameters': role}, status=201)['id']}"
+    problem(send(api, "PATCH", path, {"credential": {"api_key": "bedrock"}}), 400, "aws_session_tags")
+    with scopes_disabled():
+        Deployment.objects.filter(model_group="claude").update(parameters=body["parameters"])
+    assert ask(api, "PATCH", path, {"weight": 2})["weight"] == 2  # stored by an earlier version
+
+
 def test_an_organizations_admin_who_removes_the_key_gets_no_other_identity(api: Api, world: World) -> None:
     row = saved({"api_key": "own"}, organization_id="acme")
     for changes in ({"api_key": ""}, {"api_key": "", "weight": 2}):

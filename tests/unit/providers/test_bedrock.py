@@ -185,6 +185,68 @@ def test_the_metadata_of_a_request_has_the_labels_that_its_deployment_names() ->
     assert "requestMetadata" not in plain
 
 
+def metadata_of(parameters: dict[str, Any], clients: int, context: Any = MOMENT) -> dict[str, str]:
+    """The requestMetadata of a call with so many entries of the client's own."""
+    entries = {f"client-{number}": "x" for number in range(clients)}
+    call = chat(bedrock={"requestMetadata": entries})
+    body: Any = json.loads(PROVIDER.request(call, target(parameters=parameters), context).body)
+    return dict(body["requestMetadata"])
+
+
+def test_the_metadata_of_a_request_has_at_most_sixteen_entries_and_loses_none() -> None:
+    parameters = {"aws_request_metadata": "team,organization", "requestMetadata": {"app": "chat"}}
+    context = replace(MOMENT, labels=LABELS)
+    found = metadata_of(parameters, 13, context)
+    assert len(found) == 16
+    assert {"team", "organization", "app", "client-12"} < found.keys()
+    with pytest.raises(BadRequest, match="16 entries, of which 3 are set by the gateway") as refused:
+        metadata_of(parameters, 14, context)
+    assert refused.value.param == "bedrock.requestMetadata"
+    too_many = {"requestMetadata": {f"own-{number}": "x" for number in range(17)}}
+    with pytest.raises(ConnectFault, match="more than 16 entries"):
+        metadata_of(too_many, 0)
+    assert len(metadata_of({"requestMetadata": "text"}, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("secrets", "parameters", "param"),
+    [
+        ([], {"aws_session_tags": "team"}, "aws_session_tags"),
+        ([*KEYS], {"aws_session_tags": ["team"]}, "aws_session_tags"),
+        (["api_key"], {"aws_session_tags": "team", "aws_role_name": "arn"}, "aws_session_tags"),
+        ([*KEYS], {"aws_session_tags": "teams", "aws_role_name": "arn"}, "aws_session_tags"),
+        ([*KEYS], {"aws_request_metadata": {"team": "a"}}, "aws_request_metadata"),
+        ([*KEYS], {"aws_request_metadata": ["team", ["key"]]}, "aws_request_metadata"),
+        ([], {"aws_web_identity_token": "t", "aws_role_name": "arn"}, "aws_web_identity_token"),
+        ([], {"requestMetadata": "text"}, "requestMetadata"),
+        ([], {"requestMetadata": {str(number): "x" for number in range(17)}}, "requestMetadata"),
+        (
+            [],
+            {"requestMetadata": {str(number): "x" for number in range(15)}, "aws_request_metadata": "team,key"},
+            "requestMetadata",
+        ),
+    ],
+)
+def test_parameters_without_effect_are_found(secrets: list[str], parameters: Any, param: str) -> None:
+    found = PROVIDER.find_invalid_parameter(secrets, parameters)
+    assert found is not None
+    assert found[0] == param
+
+
+@pytest.mark.parametrize(
+    ("secrets", "parameters"),
+    [
+        ([], {}),
+        ([*KEYS], {"aws_session_tags": "team, key", "aws_role_name": "arn", "aws_request_metadata": ["team"]}),
+        (["api_key"], {"aws_session_tags": [], "aws_request_metadata": ""}),
+        ([], {"requestMetadata": {"team": "x"} | {str(number): "x" for number in range(15)}}),
+        ([], {"requestMetadata": True}),  # sealed
+    ],
+)
+def test_parameters_with_effect_are_taken(secrets: list[str], parameters: Any) -> None:
+    assert PROVIDER.find_invalid_parameter(secrets, parameters) is None
+
+
 def test_headers_of_a_deployment_never_replace_signed_ones() -> None:
     request = PROVIDER.request(chat(), target(headers={"content-type": "text/plain", "x-team": "a"}), MOMENT)
     assert request.headers["content-type"] == "application/json"
