@@ -11,10 +11,12 @@ from rest_framework.response import Response
 
 from gateway.models import Deployment
 from gateway.pipeline.admit import may_call
+from gateway.pipeline.ports import Principal
 from gateway.protocol.errors import NotFound
 from gateway.protocol.json.types import JsonObject
 from gateway.rest.models import UNKNOWN_MODEL, ModelView, render_models
 from gateway.routing.model_patterns import is_pattern
+from gateway.stores.catalog import load_routing
 from tenants.directory import load_principal
 from tenants.permissions import Reach
 from tenants.rest.authentication import IsKnown, caller_of, reach_in
@@ -47,39 +49,70 @@ class ModelGroupInfo(ModelView):
 
     def get(self, request: Request) -> Response:
         query = read_query(request, known={"model_group"})
-        groups: dict[str, list[JsonObject]] = {}
-        for row in find_models(self, request):
-            groups.setdefault(row["model_name"], []).append(row)
+        groups = _group_rows(find_models(self, request))
         if "model_group" in query:
             groups = {name: rows for name, rows in groups.items() if name == query["model_group"]}
         return Response({"data": [_render_group(name, groups[name]) for name in sorted(groups)]})
 
 
-def find_models(view: ModelView, request: Request, model: str = "") -> list[JsonObject]:
-    """The models in LiteLLM's shape: all for the platform's roles, else those that the key of the caller may call. Of
-    patterns those through which it may call `model`, where this is given."""
+def find_models(view: ModelView, request: Request) -> list[JsonObject]:
+    """The models in LiteLLM's shape: all for the platform's roles, else those that the key of the caller may call."""
     if reach_in(view, request) == Reach.PLATFORM:
         return render_models(Deployment.objects.all())
-    key = caller_of(request).key
-    principal = load_principal(key.digest) if key is not None else None
+    principal = _principal_of(request)
     if principal is None:
         return []
+    groups = _find_groups(principal)
+    names = {name: name for name in groups} | dict(principal.model_aliases)
+    return [
+        {**row, "model_name": name}
+        for name, group in names.items()
+        if may_call(principal, name)
+        for row in groups.get(group, ())
+    ]
+
+
+def find_serving_models(view: ModelView, request: Request, model: str) -> tuple[str, list[JsonObject]]:
+    """(The model group of a call's `model`, the group's models that the caller may call, else all patterns). A name is
+    resolved as for a call, by the aliases of the caller's key and of the installation."""
+    principal = _principal_of(request)
+    group = principal.resolve_model(model) if principal is not None else model
+    is_platform = reach_in(view, request) == Reach.PLATFORM
+    if is_platform:
+        groups = _group_rows(render_models(Deployment.objects.all()))
+    else:
+        groups = _find_groups(principal) if principal is not None else {}
+    if group not in groups:
+        group = load_routing().aliases.get(group, group)
+    is_allowed = is_platform or (principal is not None and (may_call(principal, model) or may_call(principal, group)))
+    if not is_allowed:
+        return group, []
+    if group in groups:
+        return group, [] if is_pattern(group) else groups[group]
+    return group, [row for name, rows in groups.items() if is_pattern(name) for row in rows]
+
+
+def _principal_of(request: Request) -> Principal | None:
+    key = caller_of(request).key
+    return load_principal(key.digest) if key is not None else None
+
+
+def _find_groups(principal: Principal) -> dict[str, list[JsonObject]]:
+    """The models that the principal's organization can reach, by their groups."""
     with scopes_disabled():  # shared deployments have no organization
         own = Q(organization=principal.organization_id) | Q(organization=None)
         rows = list(Deployment.objects.filter(own, enabled=True))
         rendered = dict(zip([row.id for row in rows], render_models(rows), strict=True))
     hidden = {row.model_group for row in rows if row.organization_id}  # by a group of the same name of the organization
+    reached = [row for row in rows if row.organization_id or row.model_group not in hidden]
+    return _group_rows(_strip(rendered[row.id]) for row in reached)
+
+
+def _group_rows(rows: Iterable[JsonObject]) -> dict[str, list[JsonObject]]:
     groups: dict[str, list[JsonObject]] = {}
     for row in rows:
-        if row.organization_id or row.model_group not in hidden:
-            groups.setdefault(row.model_group, []).append(_strip(rendered[row.id]))
-    names = {name: name for name in groups} | dict(principal.model_aliases)
-    return [
-        {**row, "model_name": name}
-        for name, group in names.items()
-        if may_call(principal, model if model and is_pattern(name) else name)
-        for row in groups.get(group, ())
-    ]
+        groups.setdefault(row["model_name"], []).append(row)
+    return groups
 
 
 def _strip(row: JsonObject) -> JsonObject:

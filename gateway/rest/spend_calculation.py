@@ -19,7 +19,7 @@ from gateway.protocol.errors import BadRequest, NotFound
 from gateway.protocol.input_estimate import estimate_request
 from gateway.protocol.json.types import JsonObject
 from gateway.protocol.usage import Usage, from_openai
-from gateway.rest.model_info import find_models
+from gateway.rest.model_info import find_serving_models
 from gateway.rest.models import ModelView
 from gateway.routing.model_patterns import PatternIndex, is_pattern, is_plain_name
 from gateway.stores.deployment_prices import RowPrices, find_upstream_models
@@ -40,7 +40,7 @@ class CalculateSpend(ModelView):
         body = read_body(request, known={"model", "messages", "completion_response"})
         usage, context = _read_usage(body)
         model = read_text(body, "model") or _read_model(body)
-        ids = _find_deployments(find_models(self, request, model), model)
+        ids = _find_deployments(*find_serving_models(self, request, model))
         if not ids:
             raise NotFound("The model does not exist.", param="model", code="model_not_found")
         prices = _find_prices(ids, caller_of(request).organization_id or "")
@@ -76,9 +76,9 @@ def _read_model(body: JsonObject) -> str:
     return model
 
 
-def _find_deployments(rows: Sequence[JsonObject], model: str) -> list[tuple[str, str]]:
-    """(Id, upstream model) of the deployments of the model; without any, those of the most specific pattern that serves
-    the name."""
+def _find_deployments(model: str, rows: Sequence[JsonObject]) -> list[tuple[str, str]]:
+    """(Id, upstream model) of the deployments of the model group; without any, those of the most specific pattern that
+    serves the name."""
     named: dict[str, list[str]] = {}
     for row in rows:
         named.setdefault(row["model_name"], []).append(row["model_info"]["id"])

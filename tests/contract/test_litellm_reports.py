@@ -7,7 +7,7 @@ import pytest
 
 from billing.models import Price
 from billing.reports.activity import MAX_KEYS
-from gateway.models import Deployment
+from gateway.models import Deployment, RouterSettings
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
 from tenants.access import digest_of
@@ -395,6 +395,36 @@ def test_the_cost_of_a_model_of_a_wildcard_is_calculated(api: Api, people: Peopl
     cheap = {"model": "openai/gpt-cheap", "completion_response": answer}
     assert api.post("/spend/calculate", cheap, by=key).status_code == 200
     refused(api.post("/spend/calculate", {**cheap, "model": "openai/gpt-dear"}, by=key), 404, "model")
+
+
+def test_the_cost_of_an_alias_is_that_of_the_model_behind_it(api: Api, people: People) -> None:
+    Price.objects.create(
+        deployment_id="", origin="book", provider="openai", model="gpt-cheap", lines={"input": "0.000001"}
+    )
+    Deployment.objects.create(id="wild", model_group="openai/*", provider="openai", upstream_model="*")
+    deploy("fast", input="0.00001")
+    aliases = {"house": "openai/gpt-cheap", "quick": "fast", "fast": "openai/gpt-cheap", "chain": "house"}
+    RouterSettings.objects.update_or_create(id=1, defaults={"values": {"model_group_alias": aliases}})
+    key = api.issue(aliases={"mine": "openai/gpt-cheap", "plain": "fast", "over": "house"}, team_id=people.team.pk)[
+        "key"
+    ]
+    cheap, dear = "0.000010000000", "0.000100000000"
+    costs = {"mine": cheap, "plain": dear, "over": cheap, "house": cheap, "quick": dear, "fast": dear}
+    answer = {"usage": {"prompt_tokens": 10}}
+    for name, cost in costs.items():
+        body = {"model": name, "completion_response": answer}
+        assert api.post("/spend/calculate", body, by=key).json()["cost_usd"] == cost, name
+        if name in aliases:  # those of the installation are everybody's
+            assert api.post("/spend/calculate", body).json()["cost_usd"] == cost, name
+        else:
+            refused(api.post("/spend/calculate", body, by=people.owner), 404, "model")
+    refused(api.post("/spend/calculate", {"model": "chain", "completion_response": answer}, by=key), 404, "model")
+    for models, found in ((["openai/gpt-cheap"], {"mine", "house"}), (["house"], {"house"}), (["other"], set())):
+        narrow = api.issue(aliases={"mine": "openai/gpt-cheap"}, models=models, team_id=people.team.pk)["key"]
+        for name in ("mine", "house", "quick"):
+            body = {"model": name, "completion_response": answer}
+            status = api.post("/spend/calculate", body, by=narrow).status_code
+            assert status == (200 if name in found else 404), (models, name)
 
 
 @pytest.mark.parametrize(
