@@ -18,17 +18,15 @@ from django.utils import timezone
 from django_scopes import scopes_disabled
 
 from billing.log_search import SLACK_AFTER
-from billing.models import PriceAdjustment, RetiredSpend, SpendLog, SpendLogTag, SpendRetention, UsageCoverage
+from billing.models import PriceAdjustment, RetiredSpend, SpendLog, SpendLogTag, UsageCoverage
+from billing.retention_lease import Kind, Lease, read_complete_from, take_lease
 from billing.rollups import share_rollups
 from billing.row_ids import first_id
 from billing.tag_index import read_tags
 from gateway.state import sql
 from tenants.budget_windows import ALL_TIME, BUCKETS, rolling_length
-from tenants.ids import new_id
 from tenants.models import BudgetWindow
 
-ONLY_ROW = 1
-LEASE = timedelta(minutes=1)
 #: SQLite has one writer, and an answer's last byte waits for it.
 SQLITE_ROWS, POSTGRES_ROWS = 100, 1_000
 PAUSE_S = 0.005
@@ -52,7 +50,7 @@ class Purged:
 
 def rows_complete_from() -> datetime | None:
     """No row of a call that began then or later has been deleted; None where none ever was."""
-    return SpendRetention.objects.filter(id=ONLY_ROW).values_list("complete_from", flat=True).first()
+    return read_complete_from(Kind.ROWS)
 
 
 def purge_spend_logs(keep_days: int, *, busy_s: float = ALWAYS, batch_rows: int | None = None) -> Purged:
@@ -63,12 +61,12 @@ def purge_spend_logs(keep_days: int, *, busy_s: float = ALWAYS, batch_rows: int 
     batch_rows = batch_rows or (SQLITE_ROWS if connection.vendor == "sqlite" else POSTGRES_ROWS)
     with scopes_disabled():
         horizon = find_horizon(timezone.now() - timedelta(days=keep_days))
-        runner_id = _take_lease() if horizon is not None else ""
-        if horizon is None or not runner_id or not _announce(runner_id, horizon):
+        lease = take_lease(Kind.ROWS) if horizon is not None else None
+        if horizon is None or lease is None or not _announce(lease, horizon):
             return Purged(0, is_done=True)
         cursor: UUID | None = None
         while ids := _find_ids(horizon, cursor, batch_rows):
-            deleted = _delete(runner_id, ids)
+            deleted = _delete(lease, ids)
             if deleted is None:
                 return Purged(rows, is_done=True)
             rows += deleted
@@ -76,7 +74,7 @@ def purge_spend_logs(keep_days: int, *, busy_s: float = ALWAYS, batch_rows: int 
             if time.monotonic() > end:
                 break
             time.sleep(PAUSE_S)
-        SpendRetention.objects.filter(id=ONLY_ROW, runner_id=runner_id).update(runner_id="", lease_ends_at=None)
+        lease.release()
     return Purged(rows, is_done=not ids)
 
 
@@ -98,29 +96,14 @@ def find_horizon(before: datetime) -> datetime | None:
     return horizon if coverage is None or coverage <= oldest.astimezone(UTC).date() else None
 
 
-def _take_lease() -> str:
-    """The name under which this process deletes; empty while another one does."""
-    now, runner_id = timezone.now(), new_id()
-    SpendRetention.objects.bulk_create([SpendRetention(id=ONLY_ROW)], ignore_conflicts=True)
-    free = SpendRetention.objects.filter(Q(lease_ends_at=None) | Q(lease_ends_at__lt=now), id=ONLY_ROW)
-    return runner_id if free.update(runner_id=runner_id, lease_ends_at=now + LEASE) else ""
-
-
-def _hold_lease(runner_id: str) -> bool:
-    """Within the caller's transaction: another process waits for its end, and then this one has lost the lease."""
-    own = SpendRetention.objects.filter(id=ONLY_ROW, runner_id=runner_id)
-    return own.update(lease_ends_at=timezone.now() + LEASE) == 1
-
-
-def _announce(runner_id: str, horizon: datetime) -> bool:
+def _announce(lease: Lease, horizon: datetime) -> bool:
     """Before the first row goes, so that no check of the ledger misses rows that it takes for complete, and no day is
     built from what is left of its rows."""
     with transaction.atomic():
         share_rollups()
-        if not _hold_lease(runner_id):
+        if not lease.hold():
             return False
-        earlier = Q(complete_from=None) | Q(complete_from__lt=horizon)
-        SpendRetention.objects.filter(earlier, id=ONLY_ROW).update(complete_from=horizon)
+        lease.announce(horizon)
     return True
 
 
@@ -132,10 +115,10 @@ def _find_ids(horizon: datetime, cursor: UUID | None, limit: int) -> list[UUID]:
     return list(rows.order_by("id").values_list("id", flat=True)[:limit])
 
 
-def _delete(runner_id: str, ids: Sequence[UUID]) -> int | None:
+def _delete(lease: Lease, ids: Sequence[UUID]) -> int | None:
     """Deletes those of the rows that may still go; None if another process has taken over."""
     with transaction.atomic():
-        if not _hold_lease(runner_id):
+        if not lease.hold():
             return None
         rows = SpendLog.objects.select_for_update().filter(SETTLED_FOR_GOOD, id__in=ids).order_by("id")
         found = list(

@@ -1,9 +1,11 @@
-"""SpendRetention and RetiredSpend: from when on the spend log is complete, and the sums that deleted rows were part of.
+"""SpendRetention and RetiredSpend: from when on the spend log and its rollups are complete, and the sums that deleted
+rows were part of.
 
 A deleted row leaves its cost here, for each sum that is kept by rows alone: so rows and retired spend together go on
 proving the spend of end users and of budget windows.
 """
 
+from enum import IntEnum
 from typing import ClassVar
 
 from django.db import models
@@ -13,7 +15,15 @@ from tenants.models import Organization
 
 
 class SpendRetention(models.Model):
-    """One row. Rows of calls that began before `complete_from` may have been deleted."""
+    """One row for each kind of what is deleted. What began before `complete_from` may have been deleted."""
+
+    class Kind(IntEnum):
+        """`ROWS`: of the spend log; `DAYS`: rollups of days, also by end user and tag; `QUARTERS`: those of quarters of
+        an hour."""
+
+        ROWS = 1
+        DAYS = 2
+        QUARTERS = 3
 
     id = models.PositiveSmallIntegerField(primary_key=True)
     complete_from = models.DateTimeField(null=True)
