@@ -22,6 +22,7 @@ from billing.grow import Value, grow_sums
 from billing.latency import COLUMNS, find_slot
 from billing.models import SpendLog
 from billing.pricing import COUNTS
+from billing.retention_lease import Kind, read_all_complete_from
 from billing.spend_rows import (
     COMPLETE,
     EXTRAS,
@@ -48,6 +49,7 @@ MEASURES = ("requests", "attempts", "estimated", "unpriced", *COUNTS, "cost_pusd
 #: The code of an attempt whose client was answered by another one, made at the same time.
 OUTRUN = "hedge_lost"
 MILLISECOND = timedelta(milliseconds=1)
+FIRST_INSTANT = datetime.min.replace(tzinfo=UTC)
 RANK_OF_END = 100_000  # above every number of an attempt
 #: The advisory lock of PostgreSQL that a transaction shares while it adds to rollups, and that a rebuild has alone.
 ROLLUP_LOCK = 0x746F6C6C726F6C6C
@@ -309,12 +311,28 @@ class Changes:
         return len(self._quarters) + len(self._members)
 
     def write(self) -> None:
+        """Within a transaction that shares or has the lock of rollups."""
+        self._leave_deleted()
         ids = find_series({series for _, series in self._days})
         for table, changes in (("billing_usagequarter", self._quarters), ("billing_usageday", self._days)):
             keyed = [((starts_at, ids[series], series[0]), amounts) for (starts_at, series), amounts in changes.items()]
             _grow(table, _COLUMNS, _KEYS, keyed)
         if self._members:
             self._write_members(ids)
+
+    def _leave_deleted(self) -> None:
+        """Days and quarters that were deleted stay so: what is settled of them now would make sums of a part."""
+        kept_from = read_all_complete_from()
+        days_from = kept_from.get(Kind.DAYS, FIRST_INSTANT)
+        quarters_from = max(days_from, kept_from.get(Kind.QUARTERS, FIRST_INSTANT))
+        if quarters_from == FIRST_INSTANT:
+            return
+        for key in [key for key in self._quarters if read_instant(key[0]) < quarters_from]:
+            del self._quarters[key]
+        for key in [key for key in self._days if read_instant(key[0]) < days_from]:
+            del self._days[key]
+        for of_member in [key for key in self._members if read_instant(key[0].starts_at) < days_from]:
+            del self._members[of_member]
 
     def _write_members(self, ids: Mapping[Series, int]) -> None:
         numbers = find_members(list(dict.fromkeys(member for member, _ in self._members)))

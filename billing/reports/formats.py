@@ -8,10 +8,12 @@ from django.db.models import QuerySet
 from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import ComparedReport, compare, find_previous
 from billing.reports.focus import Charges, expand_dimensions, render_focus
+from billing.reports.kept import has_sums
 from billing.reports.query import ReportQuery
 from billing.reports.render import CSV_TYPE, JSON_TYPE, render_csv, render_json
 from billing.reports.spend import Report, report_spend
 from billing.reports.workbook import XLSX_TYPE, render_workbook
+from gateway.protocol.errors import BadRequest
 from tenants.models import Organization
 
 
@@ -33,13 +35,17 @@ FILES: Mapping[str, FileKind] = {
 def make_report(
     rows: QuerySet[SpendLog], query: ReportQuery, *, series: QuerySet[UsageSeries] | None = None
 ) -> Report | ComparedReport:
-    """`rows` and `series`: see `report_spend`. Raises BadRequest where the answer would have too many rows."""
+    """`rows` and `series`: see `report_spend`. Raises BadRequest where the answer would have too many rows, or sums
+    of the days have been deleted."""
     if query.format == "focus":
         query = replace(query, group_by=expand_dimensions(query.group_by))
-    report = report_spend(rows, query, series=series)
     if not query.compare:
-        return report
-    before = report_spend(rows, replace(query, period=find_previous(query.period)), series=series)
+        return report_spend(rows, query, series=series)
+    query_before = replace(query, period=find_previous(query.period))
+    report = report_spend(rows, query, series=series)
+    if not has_sums(query_before):
+        raise BadRequest("Sums of the period before have been deleted. Leave 'compare' out.", param="compare")
+    before = report_spend(rows, query_before, series=series)
     return compare(report, before, query.period)
 
 

@@ -42,16 +42,13 @@ from billing.log_search import has_tag
 from billing.models import SpendLog, UsageDay, UsageMemberDay, UsageQuarter, UsageSeries
 from billing.models.usage import UsageSums
 from billing.pricing import COUNTS
+from billing.reports.kept import check_sums, plan_report
 from billing.reports.period import DAY_S, HOUR_S, UNITS, Period, name_unit
 from billing.reports.plan import (
     MEMBERS,
     NOON_S,
     Plan,
     Span,
-    find_deleted,
-    make_plan,
-    read_coverage,
-    split_deleted,
 )
 from billing.reports.query import COLUMNS, LATENCY, MARGIN, ReportQuery
 from billing.row_ids import first_id
@@ -153,7 +150,7 @@ def report_spend(
     max_rows: int = MAX_ROWS,
 ) -> Report:
     """`rows` and `series`: those that the reader may see; without the series, everything is read from rows. Raises
-    BadRequest where the answer would have too many rows."""
+    BadRequest where the answer would have too many rows, or sums of the period have been deleted."""
     group_by, has_latency = query.group_by, LATENCY in query.measures
     for name, member in query.filters:
         rows = rows.filter(_match(name, member, Place("started_at", "", FAILED)))
@@ -183,16 +180,20 @@ def _find_groups(
     """The groups of each table that the report reads, one table after the other. Of rows the latency is in groups of
     its own, each of one slot."""
     period, group_by, has_latency = query.period, query.group_by, LATENCY in query.measures
-    plan = make_plan(period, group_by, None if series is None else read_coverage(group_by))
-    if series is not None and not MEMBERS.isdisjoint(group_by):
-        plan = split_deleted(plan, period, find_deleted())
+    plan = plan_report(query, has_series=series is not None)
     for span in plan.rows:
         found = _rows_of(rows, span, period)
         yield from _stream(_group_rows(found, period, group_by))
         for metric in ENDS if has_latency else ():
             yield from _stream(_group_times(found, period, group_by, metric))
-    if series is None:
-        return
+    if series is not None:
+        yield from _find_sums(series, query, plan)
+    check_sums(plan, period)  # again, for sums that were deleted meanwhile
+
+
+def _find_sums(series: QuerySet[UsageSeries], query: ReportQuery, plan: Plan) -> Iterator[Mapping[str, Any]]:
+    """The groups of each rollup."""
+    period, group_by = query.period, query.group_by
     if plan.quarters:
         yield from _stream(_group_sums(_quarters_of(plan.quarters), series, query))
     if plan.deleted:

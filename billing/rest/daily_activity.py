@@ -29,6 +29,7 @@ from billing.reports.activity import (
     render_totals,
 )
 from billing.reports.guard import guard_report
+from billing.reports.kept import check_days
 from billing.reports.period import Period
 from billing.reports.plan import MEMBERS
 from billing.reports.query import ReportQuery
@@ -97,6 +98,7 @@ class DailyActivity(ManagementView):
         total = NOTHING
         if days is not None:
             with guard_report(caller_of(request).organization_id, departure_of(request)):
+                check_days(period)  # of all pages
                 report = _report(rows, series, days, DIMENSIONS)
                 entities = _report(rows, series, days, ("day", KEY, entity.dimension))
                 total, keys = report.total, describe_keys(report)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
+from zoneinfo import ZoneInfo
 
 from django.db.models import Q
 from django.utils import timezone
@@ -16,6 +17,7 @@ from rest_framework.response import Response
 from billing.models import SpendLog, UsageSeries
 from billing.pricing import INPUTS
 from billing.reports.guard import guard_report
+from billing.reports.kept import find_first_day
 from billing.reports.query import MAX_DAYS, ReportQuery
 from billing.reports.spend import COUNTERS, Report, Sums, report_spend
 from billing.rest.daily_activity import find_key_names
@@ -106,11 +108,13 @@ class GlobalModelActivity(SpendReportView):
 
 
 class SpendTags(SpendReportView):
-    """Without dates the longest period that a report may have, until today."""
+    """Without dates the longest period that a report may have, until today, as far as there are sums."""
 
     def get(self, request: Request) -> Response:
         today = timezone.now().date()
-        longest = {"start_date": str(today - timedelta(days=MAX_DAYS - 1)), "end_date": str(today)}
+        first = today - timedelta(days=MAX_DAYS - 1)
+        first = max(first, find_first_day(ZoneInfo("UTC")) or first)
+        longest = {"start_date": str(first), "end_date": str(today)}
         given = read_query(request, known=DATES)
         report = self.report(request, given or longest, ("tag",))
         return Response(

@@ -20,6 +20,7 @@ from billing.log_search import keep_last
 from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import find_previous
 from billing.reports.guard import guard_report
+from billing.reports.kept import has_sums
 from billing.reports.period import Period
 from billing.reports.query import ReportQuery, read_zone
 from billing.reports.spend import NOTHING, Sums, report_spend
@@ -141,7 +142,9 @@ def find_figures(request: HttpRequest, name: str, zone: str) -> Figures:
         units = [one for one in units if datetime.fromisoformat(one) <= now]
     if is_last:
         return Figures(period, [(one, sums.get(one, NOTHING)) for one in units[-HOURS:]], None)
-    before = report_spend(rows, replace(query, period=find_previous(period)), series=series).total.cost_pusd
+    query_before, before = replace(query, period=find_previous(period)), None
+    if has_sums(query_before):
+        before = report_spend(rows, query_before, series=series).total.cost_pusd
     return Figures(period, [(one, sums.get(one, NOTHING)) for one in units], before)
 
 

@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from billing.models import SpendLog, UsageSeries
 from billing.reports.comparison import compare, find_previous
+from billing.reports.kept import has_sums
 from billing.reports.period import HOUR_S, UNITS, Period, name_unit
 from billing.reports.plan import MEMBERS
 from billing.reports.query import COLUMNS, ReportQuery
@@ -65,9 +66,10 @@ def find_figures(
     """`rows` and `series`: those that the reader may see. Raises BadRequest where there would be too many rows."""
     source = Source(rows, series)
     report, chart = _read_both(source, query)
-    if not has_comparison:
+    query_before = replace(query, period=find_previous(query.period))
+    if not has_comparison or not has_sums(query_before):
         return Figures(report.rows, report.total, None, None, chart)
-    before = source.read(replace(query, period=find_previous(query.period)))
+    before = source.read(query_before)
     compared = compare(report, before, query.period)
     return Figures(
         [(members, sums.sums) for members, sums in compared.rows],
