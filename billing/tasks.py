@@ -6,7 +6,7 @@ from collections.abc import Callable
 from celery import shared_task
 from django.conf import settings
 
-from billing import bookkeeping, retention
+from billing import bookkeeping, retention, rollup_retention
 from billing.alerts.find import (
     find_budget_alerts,
     find_pricing_lag,
@@ -52,6 +52,18 @@ def purge_spend_logs() -> None:
     """Deletes old spend rows; sends itself another wake-up if some are left."""
     if not retention.purge_spend_logs(settings.TOLLGATE_SPEND_LOG_RETENTION_DAYS, busy_s=PURGE_S).is_done:
         purge_spend_logs.apply_async(expires=PURGE_EVERY_S, retry=False)
+
+
+@shared_task(ignore_result=True)
+@OUTAGES.note_outage()
+def purge_rollups() -> None:
+    """Deletes old sums of reports; sends itself another wake-up if some are left."""
+    keep_days, keep_quarter_days = (
+        settings.TOLLGATE_ROLLUP_RETENTION_DAYS,
+        settings.TOLLGATE_QUARTER_HOUR_RETENTION_DAYS,
+    )
+    if not rollup_retention.purge_rollups(keep_days, keep_quarter_days, busy_s=PURGE_S).is_done:
+        purge_rollups.apply_async(expires=PURGE_EVERY_S, retry=False)
 
 
 @shared_task(ignore_result=True)

@@ -30,6 +30,11 @@ app.conf.beat_schedule = {
         "schedule": crontab(minute="41"),
         "options": {"expires": 1800},
     },
+    "purge-rollups": {
+        "task": "billing.tasks.purge_rollups",
+        "schedule": crontab(minute="47"),
+        "options": {"expires": 1800},
+    },
     "count-stored": {
         "task": "gateway.tasks.count_stored",
         "schedule": crontab(minute="*/10"),

@@ -263,6 +263,20 @@ TOLLGATE_RETENTION_DAYS = env_int("TOLLGATE_RETENTION_DAYS", 30, minimum=1, maxi
 TOLLGATE_SPEND_LOG_RETENTION_DAYS = env_int("TOLLGATE_SPEND_LOG_RETENTION_DAYS", 0, minimum=0, maximum=36500)
 if 0 < TOLLGATE_SPEND_LOG_RETENTION_DAYS < 7:
     raise ImproperlyConfigured("TOLLGATE_SPEND_LOG_RETENTION_DAYS must be 0, for ever, or at least 7")
+#: Of the sums of reports; 0: for ever. They stay at least as long as the rows that they are the sums of.
+TOLLGATE_ROLLUP_RETENTION_DAYS = env_int("TOLLGATE_ROLLUP_RETENTION_DAYS", 0, minimum=0, maximum=36500)
+#: Of their part by quarters of an hour; 0: as long as the days.
+TOLLGATE_QUARTER_HOUR_RETENTION_DAYS = env_int("TOLLGATE_QUARTER_HOUR_RETENTION_DAYS", 0, minimum=0, maximum=36500)
+for _name, _days in (
+    ("TOLLGATE_ROLLUP_RETENTION_DAYS", TOLLGATE_ROLLUP_RETENTION_DAYS),
+    ("TOLLGATE_QUARTER_HOUR_RETENTION_DAYS", TOLLGATE_QUARTER_HOUR_RETENTION_DAYS),
+):
+    if _days and not TOLLGATE_SPEND_LOG_RETENTION_DAYS:
+        raise ImproperlyConfigured(f"{_name} needs TOLLGATE_SPEND_LOG_RETENTION_DAYS: sums go after their rows")
+    if 0 < _days < TOLLGATE_SPEND_LOG_RETENTION_DAYS:
+        raise ImproperlyConfigured(f"{_name} must be 0 or at least TOLLGATE_SPEND_LOG_RETENTION_DAYS")
+if 0 < TOLLGATE_ROLLUP_RETENTION_DAYS < TOLLGATE_QUARTER_HOUR_RETENTION_DAYS:
+    raise ImproperlyConfigured("TOLLGATE_QUARTER_HOUR_RETENTION_DAYS must not exceed TOLLGATE_ROLLUP_RETENTION_DAYS")
 TOLLGATE_MAX_STORED_BYTES = env_int("TOLLGATE_MAX_STORED_BYTES", 32 * 1024 * 1024, minimum=1024)
 TOLLGATE_MAX_ORGANIZATION_BYTES = env_int("TOLLGATE_MAX_ORGANIZATION_BYTES", 100 * 1024**3, minimum=1024)
 TOLLGATE_BACKGROUND_PER_KEY = env_int("TOLLGATE_BACKGROUND_PER_KEY", 10, minimum=1)

@@ -33,6 +33,7 @@ UNSCOPED = {
     "billing/unpriced.py": "a platform admin sees the models without a price of all organizations",
     "billing/rollup_rebuild.py": "the rollups of a day are those of all organizations",
     "billing/verification.py": "the check of the ledger spans all organizations",
+    "billing/rollup_retention.py": "the retention of rollups spans all organizations",
     "billing/retention.py": "the retention of spend logs spans all organizations",
     "billing/repricing.py": "a platform admin prices the rows of all organizations again",
     "gateway/stores/deployment_prices.py": "a spend row names its deployment, whatever its organization",

@@ -35,6 +35,8 @@ BAD = {
     "TOLLGATE_TIME_ZONE": ["Mars", "../../etc/passwd"],
     "TOLLGATE_TLS": ["maybe"],
     "TOLLGATE_RETENTION_DAYS": ["1.5", "999999999999", "nan"],
+    "TOLLGATE_ROLLUP_RETENTION_DAYS": ["-1", "30"],  # 30: no rows are deleted
+    "TOLLGATE_QUARTER_HOUR_RETENTION_DAYS": ["30"],
     "TOLLGATE_TIMEOUT_S": ["1e300", "inf", "0"],
     "HOST": ["no.such.host.invalid"],
     "TOLLGATE_CONFIG": ["/no-such-file.yaml"],
@@ -59,6 +61,25 @@ def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, name: str, value
     assert SECRET not in output
     assert len(output.strip().splitlines()) == 1, output
     assert name in output or value in output or "no-such-file.yaml" in output
+
+
+@pytest.mark.parametrize(
+    ("rows", "quarters", "days", "text"),
+    [
+        ("30", "0", "29", "TOLLGATE_ROLLUP_RETENTION_DAYS must be 0 or at least TOLLGATE_SPEND_LOG_RETENTION_DAYS"),
+        ("30", "29", "0", "TOLLGATE_QUARTER_HOUR_RETENTION_DAYS must be 0 or at least"),
+        ("30", "41", "40", "TOLLGATE_QUARTER_HOUR_RETENTION_DAYS must not exceed TOLLGATE_ROLLUP_RETENTION_DAYS"),
+        ("30", "30", "30", ""),
+    ],
+)
+def test_sums_are_kept_as_long_as_their_rows(tmp_path: Path, rows: str, quarters: str, days: str, text: str) -> None:
+    env = {key: value for key, value in os.environ.items() if not OWN_VARIABLES.match(key)}
+    env |= {"TOLLGATE_HOME": str(tmp_path), "TOLLGATE_SPEND_LOG_RETENTION_DAYS": rows}
+    env |= {"TOLLGATE_QUARTER_HOUR_RETENTION_DAYS": quarters, "TOLLGATE_ROLLUP_RETENTION_DAYS": days}
+    process = subprocess.run([sys.executable, "manage.py", "check"], cwd=REPO, env=env, capture_output=True, timeout=90)
+    output = (process.stdout + process.stderr).decode()
+    assert (process.returncode == 0) == (text == ""), output
+    assert text in output
 
 
 @pytest.mark.parametrize("blocked", ["secrets", "broker"])
