@@ -16,7 +16,7 @@ from django.utils import timezone
 from billing.models import InvoiceImport, InvoiceLine, InvoiceName
 from billing.reconciliation.lines import MAX_NAME, LineKey, LineSum
 from billing.reconciliation.source import InvoiceSource, read_invoice
-from tenants.audit import Entry, audited, record
+from tenants.audit import Entry, record, snapshot
 from tenants.revision import write_transaction
 
 ROWS_PER_INSERT = 500
@@ -93,8 +93,11 @@ def _make_lines(invoice: InvoiceImport, sums: Mapping[LineKey, LineSum]) -> Iter
 
 def delete_invoice(invoice: InvoiceImport) -> None:
     """Takes back an import with its lines."""
-    with audited("delete", invoice):
-        invoice.delete()
+    with write_transaction():
+        stored = InvoiceImport.objects.filter(pk=invoice.pk).first()
+        if stored is not None:  # else another request was faster
+            record(Entry("delete", "invoice_import", stored.id, None, snapshot(stored), None))
+            stored.delete()
 
 
 def name_model(source: InvoiceSource, *, name: str, model: str) -> InvoiceName:

@@ -62,8 +62,43 @@ class Reconciliation:
     days: Mapping[str, Sequence[date]]
     our_rates: Mapping[tuple[str, Place], Mapping[Component, Rate]]
 
+    def sum_up(self) -> "Total":
+        rows = [row for _, row in self.rows if row.pusd is not None]
+        causes: Counter[Cause] = Counter()
+        for row in rows:
+            for cause, pusd in row.causes.items():
+                causes[cause] += pusd
+        unexplained = sum(abs(row.causes.get(Cause.UNEXPLAINED, 0)) for row in rows)
+        return Total(
+            sum(row.ours.pusd for row in rows),
+            sum(row.theirs.pusd for row in rows),
+            dict(in_order(causes)),
+            sum(abs(row.pusd or 0) for row in rows),
+            unexplained,
+        )
+
     def rates_of(self, source: str, row: Difference) -> Mapping[Component, Rate]:
         return self.our_rates.get((source, (row.day, row.model)), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Sums of the rows that have an amount on both sides. `whole_pusd` and `unexplained_pusd`: of the differences, and
+    of what is unexplained of them, whatever their sign."""
+
+    ours_pusd: int
+    theirs_pusd: int
+    causes: Mapping[Cause, int]
+    whole_pusd: int
+    unexplained_pusd: int
+
+    @property
+    def difference_pusd(self) -> int:
+        return self.theirs_pusd - self.ours_pusd
+
+    @property
+    def explained_percent(self) -> str:
+        return percent_of(max(self.whole_pusd - self.unexplained_pusd, 0), self.whole_pusd) or "100.0000"
 
 
 def reconcile(spend: SpendRows, query: ReconciliationQuery) -> Reconciliation:
@@ -132,33 +167,26 @@ def render_row(source: str, row: Difference, our_rates: Mapping[Component, Rate]
         "our_cost": usd_text(row.ours.pusd),
         "their_cost": None if row.pusd is None else usd_text(row.theirs.pusd),
         "difference": None if row.pusd is None else usd_text(row.pusd),
-        "difference_percent": _percent_of(row.pusd, row.theirs.pusd),
+        "difference_percent": percent_of(row.pusd, row.theirs.pusd),
         "our_tokens": {kind.value: row.ours.tokens[kind] for kind in TOKENS},
         "their_tokens": {kind.value: their_tokens[kind] for kind in TOKENS},
-        "our_rates": {kind.value: _per_million(our_rates[kind]) for kind in TOKENS if kind in our_rates},
-        "their_rates": {kind.value: _per_million(row.rates[kind]) for kind in TOKENS if kind in row.rates},
-        "causes": {cause.value: usd_text(pusd) for cause, pusd in _in_order(row.causes)},
-        "cause_tokens": {cause.value: tokens for cause, tokens in _in_order(row.tokens)},
+        "our_rates": {kind.value: per_million(our_rates[kind]) for kind in TOKENS if kind in our_rates},
+        "their_rates": {kind.value: per_million(row.rates[kind]) for kind in TOKENS if kind in row.rates},
+        "causes": {cause.value: usd_text(pusd) for cause, pusd in in_order(row.causes)},
+        "cause_tokens": {cause.value: tokens for cause, tokens in in_order(row.tokens)},
     }
 
 
 def render_total(report: Reconciliation) -> JsonObject:
-    """Sums of the rows that have an amount on both sides. `explained_percent`: of all differences."""
-    rows = [row for _, row in report.rows if row.pusd is not None]
-    causes: Counter[Cause] = Counter()
-    for row in rows:
-        for cause, pusd in row.causes.items():
-            causes[cause] += pusd
-    ours, theirs = sum(row.ours.pusd for row in rows), sum(row.theirs.pusd for row in rows)
-    whole = sum(abs(row.pusd or 0) for row in rows)
-    unexplained = sum(abs(row.causes.get(Cause.UNEXPLAINED, 0)) for row in rows)
+    """`explained_percent`: of all differences."""
+    total = report.sum_up()
     return {
-        "our_cost": usd_text(ours),
-        "their_cost": usd_text(theirs),
-        "difference": usd_text(theirs - ours),
-        "difference_percent": _percent_of(theirs - ours, theirs),
-        "causes": {cause.value: usd_text(pusd) for cause, pusd in _in_order(causes)},
-        "explained_percent": _percent_of(max(whole - unexplained, 0), whole) or "100.0000",
+        "our_cost": usd_text(total.ours_pusd),
+        "their_cost": usd_text(total.theirs_pusd),
+        "difference": usd_text(total.difference_pusd),
+        "difference_percent": percent_of(total.difference_pusd, total.theirs_pusd),
+        "causes": {cause.value: usd_text(pusd) for cause, pusd in total.causes.items()},
+        "explained_percent": total.explained_percent,
         "days": {source: [day.isoformat() for day in days] for source, days in report.days.items()},
     }
 
@@ -194,17 +222,18 @@ def render(report: Reconciliation, text_format: str) -> Iterator[bytes]:
     return render_csv(report) if text_format == "csv" else render_json(report)
 
 
-def _in_order(causes: Mapping[Cause, int]) -> list[tuple[Cause, int]]:
+def in_order(causes: Mapping[Cause, int]) -> list[tuple[Cause, int]]:
     return [(cause, causes[cause]) for cause in Cause if causes.get(cause)]
 
 
-def _percent_of(part: int | None, whole: int) -> str | None:
+def percent_of(part: int | None, whole: int) -> str | None:
+    """With four decimals; None without a part or a whole."""
     if part is None or not whole:
         return None
     return f"{(Decimal(part) * 100 / Decimal(whole)).quantize(PERCENT, ROUND_HALF_EVEN):f}"
 
 
-def _per_million(pusd_per_token: Fraction | Rate) -> str:
+def per_million(pusd_per_token: Fraction | Rate) -> str:
     """USD per million tokens, with at most six decimals."""
     pusd = round(Fraction(pusd_per_token) * 10**6)
     return plain((Decimal(pusd) / PUSD).quantize(Decimal("0.000001"), ROUND_HALF_EVEN))

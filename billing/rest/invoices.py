@@ -16,7 +16,14 @@ from billing.reconciliation.comparison import Cause
 from billing.reconciliation.imports import delete_invoice, forget_name, import_invoice, name_model
 from billing.reconciliation.lines import TOKENS, InvoiceUnreadable
 from billing.reconciliation.ours import SpendRows
-from billing.reconciliation.report import FORMATS, PARAMETERS, ReconciliationQuery, reconcile, render
+from billing.reconciliation.report import (
+    FORMATS,
+    PARAMETERS,
+    Reconciliation,
+    ReconciliationQuery,
+    reconcile,
+    render,
+)
 from billing.reconciliation.sources import SOURCES
 from billing.reports.guard import guard_report
 from billing.reports.render import CSV_TYPE, JSON_TYPE
@@ -217,9 +224,14 @@ class ReconciliationReport(ApiView):
         query = ReconciliationQuery.read(read_query(request, known=PARAMETERS))
         with guard_report(caller_of(request).organization_id, departure_of(request)):
             spend = SpendRows(self.rows(SpendLog.objects.all()), self.rows(UsageSeries.objects.all()))
-            parts = render(reconcile(spend, query), query.format)
-            if query.format == "json":
-                return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
-            name = f"reconciliation-{query.period.start}-{query.period.end}.csv"
-            headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-            return StreamedText(spool(parts), content_type=CSV_TYPE, headers=headers)
+            return send_reconciliation(reconcile(spend, query), query)
+
+
+def send_reconciliation(report: Reconciliation, query: ReconciliationQuery) -> HttpResponseBase:
+    """The report in the format of its query; a file streams once it is whole."""
+    parts = render(report, query.format)
+    if query.format == "json":
+        return HttpResponse(b"".join(parts), content_type=JSON_TYPE)
+    name = f"reconciliation-{query.period.start}-{query.period.end}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamedText(spool(parts), content_type=CSV_TYPE, headers=headers)

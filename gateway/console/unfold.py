@@ -108,6 +108,10 @@ UNFOLD: dict[str, object] = {
                         **_item(_("Repricing"), "price_change", "reprice_jobs"),
                         "permission": "gateway.console.unpriced_models.may_see_prices",
                     },
+                    {
+                        **_item(_("Reconciliation"), "balance", "reconciliation"),
+                        "permission": "gateway.console.unpriced_models.may_see_prices",
+                    },
                     _item(_("Routing"), "alt_route", "gateway_routersettings_changelist"),
                     _item(_("Organizations"), "domain", "tenants_organization_changelist"),
                     _item(_("Teams"), "groups", "tenants_team_changelist"),

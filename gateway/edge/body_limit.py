@@ -9,7 +9,7 @@ from gateway.edge.reply import AsgiReply
 from gateway.protocol.errors import ClientFault, TooLarge
 from tenants.rest.client_departure import add_departure
 
-MAX_BYTES = 1024 * 1024  # the management API and the console's forms; Django's paths take no uploads
+MAX_BYTES = 1024 * 1024  # the management API and the console's forms, with the files of invoices
 DEADLINE_S = 60.0
 TOO_SLOW = ClientFault("The body took too long to arrive.", status=408, code="request_timeout")
 

@@ -51,6 +51,8 @@ PAGES: Mapping[str, str] = {
     "contracts": "/console/prices/contracts/",
     "drafts": "/console/prices/drafts/",
     "repricing": "/console/repricing/",
+    "reconciliation": "/console/reconciliation/",
+    "invoices": "/console/reconciliation/invoices/",
     "stored responses": "/console/gateway/storedresponse/",
     "stored responses, searched": "/console/gateway/storedresponse/?q=key:absent",
     "stored response": "/console/gateway/storedresponse/{response}/change/",

@@ -13,7 +13,18 @@ from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
 from billing.alerts.record import NewAlert, record_alert
-from billing.models import AlertChannel, AlertDelivery, AlertKind, Price, ReportSchedule, SpendLog, Writer
+from billing.models import (
+    AlertChannel,
+    AlertDelivery,
+    AlertKind,
+    InvoiceImport,
+    InvoiceLine,
+    InvoiceName,
+    Price,
+    ReportSchedule,
+    SpendLog,
+    Writer,
+)
 from billing.report_schedules.writes import Settings, create_schedule
 from billing.rollup_rebuild import rebuild_day
 from gateway.deployments import save_deployment
@@ -87,6 +98,7 @@ def seed() -> None:
             origin="book",
             lines={"output": "0.000002"},
         )
+        _invoice()
         _limits(organization, key)
         tomorrow = timezone.now() + timedelta(days=1)
         Writer.objects.create(id="seed", seen_at=tomorrow)  # lives, so that the open row is not settled as lost
@@ -120,6 +132,36 @@ def _limits(organization: Organization, key: VirtualKey) -> None:
     change_limits(organization, Scope.TAG, MARKUP, limits)
     with acting_as(MARKUP, EXPRESSION):
         record(Entry("update", "team", MARKUP, organization.pk, {"alias": MARKUP}, {"alias": EXPRESSION}))
+
+
+def _invoice() -> None:
+    """An import of this day, and a name: texts of the provider that try to be markup."""
+    now = timezone.now()
+    shared = {"source": "openai", "account": MARKUP}
+    invoice = InvoiceImport.objects.create(
+        **shared,
+        file_name=EXPRESSION,
+        sha256="0" * 64,
+        first_day=now.date(),
+        last_day=now.date(),
+        records=2,
+        lines=2,
+        actor=MARKUP,
+        ended_at=now,
+    )
+    for component, quantity in (("input", 4_000_000), ("output", 2_000_000)):
+        InvoiceLine.objects.create(
+            **shared,
+            invoice=invoice,
+            is_usage=False,
+            day=now.date(),
+            model=MARKUP,
+            sku=MARKUP,
+            component=component,
+            quantity=quantity,
+            amount_pusd=quantity * 2_000_000,
+        )
+    InvoiceName.objects.create(source="openai", name=MARKUP, model=EXPRESSION)
 
 
 def _alerts(organization: Organization) -> None:

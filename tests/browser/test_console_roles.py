@@ -33,6 +33,9 @@ PLATFORM_SCREENS = {
     "price calls again",
     "contracts",
     "drafts of prices",
+    "reconciliation",
+    "invoices",
+    "names in invoices",
 }
 CLOSED: dict[str, set[str]] = {
     "platform_admin": set(),

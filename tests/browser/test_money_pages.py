@@ -1,7 +1,9 @@
-"""The pages of money in Chromium: a report and its chart, a model without a price, a changed price, a repricing."""
+"""The pages of money in Chromium: a report and its chart, a model without a price, a changed price, a repricing,
+an invoice."""
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -9,6 +11,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Console
 
 pytestmark = pytest.mark.browser
+INVOICES = Path(__file__).resolve().parents[1] / "fixtures" / "invoices"
 
 #: Calls of a deployment without a price, and of one whose calls cost $1 each.
 CALLS = """
@@ -91,6 +94,9 @@ def test_hostile_names_on_pages_of_money_render_inert(console: Console) -> None:
         "/console/prices/set/?model=priced-model",
         "/console/prices/contracts/",
         "/console/prices/drafts/",
+        "/console/reconciliation/?provider=openai",
+        "/console/reconciliation/invoices/",
+        "/console/reconciliation/names/",
     ):
         page = console.open(path)
         expect(page.locator("main, body").first).to_contain_text("window.pwned=1")
@@ -206,3 +212,45 @@ def test_a_price_with_a_date_a_contract_and_a_draft(console: Console, run_in_she
     page.get_by_role("button", name="Accept drafted").click()
     expect(page.get_by_text("1 price is in force now.")).to_be_visible()
     expect(console.open("/console/prices/?q=drafted").locator("tbody tr")).to_contain_text("$9.00 input")
+
+
+def test_an_invoice_is_uploaded_and_compared(console: Console, tmp_path: Path) -> None:
+    page = console.open("/console/")
+    page.get_by_role("link", name="Reconciliation").first.click()
+    page.get_by_role("link", name="Invoices", exact=True).first.click()
+    large = tmp_path / "large.csv"
+    large.write_bytes(b"x" * 1_000_001)
+    page.get_by_label("Provider").select_option("openai")
+    page.get_by_label("Account").fill("browser")
+    page.get_by_label("File").set_input_files(large)
+    page.get_by_role("button", name="Import", exact=True).click()
+    assert page.evaluate("document.querySelector('[type=file]').validationMessage").startswith("The file is larger")
+    assert page.url.endswith("/invoices/"), "it was not sent"
+    page.get_by_label("File").set_input_files(INVOICES / "aws_cur2.csv")
+    page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("The invoice cannot be read: it is no export of OpenAI")
+    page.get_by_label("File").set_input_files(INVOICES / "openai_costs.json")
+    page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_text("Imported 2026-11-01: 5 sums of 5 records.")).to_be_visible()
+    expect(page.locator(".tg-card", has_text="Invoices")).to_contain_text("$0.4800125")
+    row = page.locator("tbody tr", has_text="gpt-4o").first
+    expect(row).to_contain_text("not in ours")
+    row.get_by_role("link").click()
+    panel = page.get_by_role("region", name=re.compile(r"2026-11-01, OpenAI"))
+    expect(panel.get_by_role("region", name="Tokens")).to_contain_text("input")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    assert download.value.path().read_text().startswith("day,provider,model,our_cost,their_cost,difference")
+
+    page.get_by_role("link", name="Names", exact=True).click()
+    page.get_by_label("Provider").select_option("openai")
+    page.get_by_label("Name", exact=True).fill("gpt-4o-2024-08-06")
+    page.get_by_label("Is compared as").fill("renamed-model")
+    page.get_by_role("button", name="Store the name").click()
+    expect(page.get_by_role("button", name="Forget gpt-4o-2024-08-06")).to_be_visible()
+
+    console.open("/console/reconciliation/invoices/")
+    page.get_by_role("link", name="Take back OpenAI, 2026-11-01").click()
+    page.get_by_role("button", name="Take the import back").click()
+    expect(page.get_by_text("The import is taken back, with its sums.")).to_be_visible()
+    expect(page.locator("tbody tr", has_text="browser")).to_have_count(0)
