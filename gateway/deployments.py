@@ -1,6 +1,7 @@
 """Writing deployments: the one way in for config.yaml, the console and the management API."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
 from django.db.models import Q
@@ -10,6 +11,8 @@ from django_scopes import scopes_disabled
 from billing.catalogue.lines import MAX_DECIMALS, MAX_LINES, TOKENS, PriceLine, has_too_many_decimals, is_line
 from billing.catalogue.litellm import MAX_USD
 from billing.models import Price
+from billing.own_prices import add_version, end_versions
+from billing.price_terms import check_begin
 from billing.pricing import PriceLines
 from gateway.models import Deployment
 from gateway.models.encryption import CredentialUnusable, seal, unseal
@@ -21,6 +24,7 @@ from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
 from gateway.protocol.secret_fields import find_secret, has_user, split_secrets
 from gateway.providers.registry import PROVIDERS
 from gateway.routing.model_patterns import find_pattern_problem
+from gateway.stores.deployment_prices import own_prices_in_force
 from gateway.upstream.addresses import is_denied_url
 from tenants.audit import Entry, audited, record
 from tenants.invalid import ArgumentInvalid, KeyInvalid
@@ -71,8 +75,8 @@ def save_deployment(
     `credential` None keeps the stored one, {} removes it; a value of None keeps the stored one of that name. A stored
     credential is never sent to another provider or address: then the caller must enter it again. A credential among
     the parameters is sealed with the others.
-    `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs,
-    {} leaves the deployment without a price.
+    `price_lines` None keeps the price; a dict of {line: USD per token} makes a new price version where it differs from
+    the price in force, in the place of all that begin at a date; {} leaves the deployment without a price.
     `budget` has `max_budget` and `budget_duration`, as `read_budgets` returns them; None keeps the budget.
     `keep_foreign_seals` keeps the seals of other installations, because each loads the same file for itself.
     Raises DeploymentInvalid.
@@ -93,7 +97,9 @@ def save_deployment(
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
         _refuse_unusable_parameters(stored, deployment)
         if price_lines is not None:
-            deployment.price_id = _price_version(deployment, price_lines, price_origin)
+            _change_price(deployment, price_lines, price_origin)
+        if stored is None:  # one of the same id may have been deleted
+            end_versions([deployment.id])
         with audited("create" if stored is None else "update", deployment):
             deployment.save()
         _audit_credential(deployment, old_parts)
@@ -112,7 +118,7 @@ def prepare_unsaved(
     deployment.parameters, secrets = split_secrets(deployment.parameters, OWN_SECRETS)
     deployment.credential = _seal(deployment, {**credential, **secrets}, keep_foreign_seals=False)
     _refuse_unusable_parameters(None, deployment)
-    deployment.price_id = _price_version(deployment, price_lines)
+    _change_price(deployment, price_lines)
     deployment.created_at = timezone.now()
 
 
@@ -142,9 +148,11 @@ def _check_fields(deployment: Deployment) -> None:
         raise DeploymentInvalid("weight", "must not be negative")
 
 
-def set_price(model: str, lines: Mapping[str, str]) -> list[Deployment]:
-    """Gives all deployments of a model group, or the one with this id, a new price; no lines: none of their own. Rows
-    that are priced keep their cost. Raises DeploymentInvalid."""
+def set_price(model: str, lines: Mapping[str, str], begin: datetime | None = None) -> list[Deployment]:
+    """Gives all deployments of a model group, or the one with this id, a new price; no lines: none of their own. It is
+    in force from `begin` on, which may have passed, and what was until then stays; without it at once, in the place of
+    all prices that they have had. Rows that are priced keep their cost. Raises DeploymentInvalid and PriceInvalid."""
+    check_begin(begin)
     with write_transaction():
         rows = find_deployments(model)
         prices = Price.objects.in_bulk([row.price_id for row in rows if row.price_id])
@@ -152,7 +160,14 @@ def set_price(model: str, lines: Mapping[str, str]) -> list[Deployment]:
             price = prices.get(row.price_id)
             if row.source == Deployment.Source.CONFIG and price is not None and price.origin != Price.Origin.SET:
                 raise DeploymentInvalid("model", f"the price of {row.id} stands in config.yaml; change it there")
-        return [save_deployment(row, price_lines=dict(lines), price_origin=Price.Origin.SET) for row in rows]
+        if begin is None:
+            end_versions([row.id for row in rows])
+            return [save_deployment(row, price_lines=dict(lines), price_origin=Price.Origin.SET) for row in rows]
+        checked = _read_lines(lines)
+        for row in rows:
+            add_version(row.id, checked, begin)
+            bump_revision(changed_deployment(row.id))
+        return rows
 
 
 def set_base_model(model: str, base_model: str) -> list[Deployment]:
@@ -356,20 +371,27 @@ def _seal(deployment: Deployment, credential: Mapping[str, str | None], *, keep_
     return seal(context=deployment.id, values=values, beside=beside)
 
 
-def _price_version(
-    deployment: Deployment, price_lines: dict[str, object], origin: Price.Origin = Price.Origin.DEPLOYMENT
-) -> str:
+def _change_price(
+    deployment: Deployment, price_lines: Mapping[str, object], origin: Price.Origin = Price.Origin.DEPLOYMENT
+) -> None:
+    """A price that is in force already stays, and so do those that begin later."""
+    lines = _read_lines(price_lines)
+    current = own_prices_in_force([deployment]).get(deployment.id)
+    if lines == (current.lines if current is not None else {}):
+        return
+    end_versions([deployment.id])
+    price = Price.objects.create(deployment_id=deployment.id, lines=lines, origin=origin) if lines else None
+    deployment.price_id = price.id if price is not None else ""
+
+
+def _read_lines(price_lines: Mapping[str, object]) -> dict[str, str]:
+    """Line → USD per unit. Raises DeploymentInvalid."""
     unknown = [name for name in price_lines if not is_line(name)]
     if unknown or len(price_lines) > MAX_LINES:
         raise DeploymentInvalid(min(unknown, default="price_lines"), "is not a price line")
     lines = {name: read_price(name, value) for name, value in sorted(price_lines.items())}
-    if not lines:
-        return ""
     try:
         PriceLines.read(lines)
     except ValueError as error:
         raise DeploymentInvalid("price_lines", str(error)) from None
-    current = Price.objects.filter(id=deployment.price_id).first()
-    if current is not None and current.lines == lines:
-        return current.id
-    return Price.objects.create(deployment_id=deployment.id, lines=lines, origin=origin).id
+    return lines

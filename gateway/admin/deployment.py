@@ -25,7 +25,6 @@ from unfold.widgets import (
 
 from billing.admin.price_fields import PRICE_FIELDS, make_price_field
 from billing.amounts import per_million, per_token, price_label
-from billing.models import Price
 from gateway.admin.ability_fields import LackingField, ModeField, change_abilities, lacking_of
 from gateway.admin.deployment_test_page import show_test
 from gateway.admin.provider_fields import (
@@ -48,7 +47,7 @@ from gateway.rest.upstream_models import list_upstream_models
 from gateway.routing.breaker import DeploymentState, State
 from gateway.routing.live_states import LIVE_STATES
 from gateway.stores.deployment_health import read_health
-from gateway.stores.deployment_prices import prices_in_force
+from gateway.stores.deployment_prices import own_prices_in_force, prices_in_force
 from tenants.admin.console import (
     ConsoleAdmin,
     Context,
@@ -228,9 +227,7 @@ class DeploymentForm(ServiceForm):
         return change_abilities(info, self.cleaned_data["mode"], self.cleaned_data["lacking"])
 
     def _price_lines(self) -> dict[str, str]:
-        if not self.instance.price_id:
-            return {}
-        price = Price.objects.filter(id=self.instance.price_id).first()
+        price = own_prices_in_force([self.instance]).get(self.instance.id)
         return dict(price.lines) if price else {}
 
     def clean(self) -> Context:
@@ -325,19 +322,13 @@ class DeploymentAdmin(ConsoleAdmin):
     class Media:
         js = [forms.Script("console/deployment.js", type="module")]
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Deployment]:
-        lines = Price.objects.filter(id=models.OuterRef("price_id")).values("lines")[:1]
-        rows: models.QuerySet[Deployment] = super().get_queryset(request)
-        return rows.annotate(price_lines=models.Subquery(lines))
-
     # List
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        """With the catalogue's prices of all deployments of the page, which are read at once."""
+        """With the prices of all deployments of the page, which are read at once."""
         changelist: ChangeList = super().get_changelist_instance(request)
-        others = [row for row in changelist.result_list if row.price_lines is None]
-        prices = prices_in_force(others)
-        for row in others:
+        prices = prices_in_force(changelist.result_list)
+        for row in changelist.result_list:
             row.price_lines = prices[row.id].lines if row.id in prices else {}
         return changelist
 
@@ -361,7 +352,7 @@ class DeploymentAdmin(ConsoleAdmin):
 
     @display(description=_("price per 1M tokens"))
     def price(self, deployment: Deployment) -> SafeString:
-        lines = vars(deployment).get("price_lines")  # the query adds those of its own price, the list the others
+        lines = vars(deployment).get("price_lines")  # the list adds them
         if lines is None and (price := prices_in_force([deployment]).get(deployment.id)) is not None:
             lines = price.lines
         if not lines:

@@ -8,6 +8,7 @@ from django.db.models import Q
 from django_scopes import scopes_disabled
 
 from billing.models import Price
+from billing.own_prices import end_versions, find_dated
 from gateway.config.examination import Config
 from gateway.config.model_list import DeploymentEntry
 from gateway.config.report import ConfigInvalid, Problem
@@ -85,6 +86,7 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     }
     _refuse_foreign(entries, rows)
     prices = Price.objects.in_bulk([row.price_id for row in rows.values() if row.price_id])
+    dated = find_dated()
     budgets = read_budgets(rows.values())
     created: list[str] = []
     changed: list[str] = []
@@ -92,17 +94,19 @@ def _load(entries: list[DeploymentEntry]) -> LoadSummary:
     for entry in entries:
         row = rows.pop(entry.id, None)
         if row is None:
-            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG))
+            _save(entry, Deployment(id=entry.id, source=Deployment.Source.CONFIG), is_set_apart=False)
             created.append(entry.id)
             continue
         price = prices.get(row.price_id)
         has_credential = _credential_of(row) == entry.credential
-        has_price = (price.lines if price else {}) == entry.price_lines or _is_set_apart(price, entry)
+        is_dated = entry.id in dated
+        is_set_apart = not entry.price_lines and (is_dated or _is_set(price))
+        has_price = is_set_apart or (not is_dated and (price.lines if price else {}) == entry.price_lines)
         has_fields = all(getattr(row, name) == value for name, value in _fields_of(entry).items())
         if has_credential and has_price and has_fields and budgets[row.id] == entry.budget:
             unchanged.append(entry.id)
             continue
-        _save(entry, row)
+        _save(entry, row, is_set_apart=is_set_apart)
         changed.append(entry.id)
     for row in rows.values():
         delete_deployment(row)
@@ -133,24 +137,22 @@ def _credential_of(row: Deployment) -> object:
         return None
 
 
-def _is_set_apart(price: Price | None, entry: DeploymentEntry) -> bool:
-    """The file has no price, and the deployment has one by `prices set`: it stays."""
-    return price is not None and price.origin == Price.Origin.SET and not entry.price_lines
+def _is_set(price: Price | None) -> bool:
+    return price is not None and price.origin == Price.Origin.SET
 
 
-def _price_of(row: Deployment) -> Price | None:
-    return Price.objects.filter(id=row.price_id).first() if row.price_id else None
-
-
-def _save(entry: DeploymentEntry, row: Deployment) -> None:
+def _save(entry: DeploymentEntry, row: Deployment, *, is_set_apart: bool) -> None:
+    """`is_set_apart`: the file has no price, and the deployment has one by `prices set`, which stays."""
     for name, value in _fields_of(entry).items():
         setattr(row, name, value)
     credential = {name: secret.reveal() for name, secret in entry.credential.items()}
+    if entry.price_lines:  # which have no date
+        end_versions([row.id])
     try:
         save_deployment(
             row,
             credential=credential,
-            price_lines=None if _is_set_apart(_price_of(row), entry) else dict(entry.price_lines),
+            price_lines=None if is_set_apart else dict(entry.price_lines),
             budget=entry.budget,
             keep_foreign_seals=True,
         )

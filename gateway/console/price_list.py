@@ -19,7 +19,7 @@ from billing.prices import Schedule, list_prices
 from gateway.console.price_cells import PriceText, describe_lines
 from gateway.console.set_price import may_set_prices
 from gateway.models import Deployment
-from gateway.stores.deployment_prices import find_deployments_of
+from gateway.stores.deployment_prices import find_deployments_of, own_prices_of
 from tenants.admin.console import badge, timestamp
 from tenants.permissions import Area, Reach
 from tenants.session_rights import caller_of, reach_of_user, readable_rows
@@ -114,7 +114,10 @@ def _show_own_versions(site: AdminSite, request: HttpRequest) -> HttpResponse:
         **site.each_context(request),
         "title": _("Versions of a price"),
         "name": f"{row.model_group} → {row.provider}/{row.upstream_model}" if row is not None else deployment_id,
-        "rows": _describe(versions, in_force={row.price_id} if row is not None else set()),
+        "rows": _describe(
+            versions,
+            in_force={own_prices_of([row])[row.id].find(timezone.now()).price_id} if row is not None else set(),
+        ),
         "is_own": True,
         "may_set": may_set_prices(request),
         "set_link": f"{reverse('admin:set_price')}?{urlencode({'model': deployment_id})}",
@@ -183,8 +186,9 @@ def _describe(rows: Iterable[Price], in_force: set[str] | None = None) -> list[P
 
 
 def _find_begin(row: Price) -> datetime | None:
-    """None for a price of all time. A deployment has a price of its own from the moment at which it was set."""
-    return row.created_at if row.deployment_id else row.effective_from
+    """None for a price of all time. A deployment has a price of its own without a date from the moment at which it was
+    set."""
+    return row.created_at if row.deployment_id and row.effective_from is None else row.effective_from
 
 
 def _render_state(row: Price, in_force: set[str]) -> SafeString:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
@@ -20,15 +22,20 @@ from billing.amounts import per_token
 from gateway.console.price_cells import PriceText, describe_lines
 from gateway.deployments import DeploymentInvalid, find_deployments, set_base_model, set_price
 from gateway.models import Deployment
-from gateway.stores.deployment_prices import prices_in_force
-from tenants.admin.console import Context
+from gateway.stores.deployment_prices import own_prices_of, prices_in_force
+from tenants.admin.console import Context, DateTimeLocalField
+from tenants.invalid import ArgumentInvalid
 from tenants.permissions import Area, Reach
 from tenants.session_rights import reach_of_user, readable_rows
 
 SUGGESTED = 200  # model groups, in the list of the form
 SHOWN = 20  # deployments of the group
 #: The argument of a refusal → the form's field.
-FIELD_OF_PARAM = {"model": "model", **{line: name for name, (line, *_texts) in PRICE_FIELDS.items()}}
+FIELD_OF_PARAM = {
+    "model": "model",
+    "effective_from": "begin",
+    **{line: name for name, (line, *_texts) in PRICE_FIELDS.items()},
+}
 
 
 class PriceLinesForm(forms.Form):
@@ -82,6 +89,10 @@ class SetPriceForm(PriceLinesForm):
     remove = forms.BooleanField(
         label=_("Remove the deployment's own price"), required=False, widget=UnfoldBooleanWidget()
     )
+    begin = DateTimeLocalField(
+        label=_("In force from"),
+        help_text=_("Empty: at once, in the place of all prices of its own. A later instant may come, or has passed."),
+    )
 
     def clean(self) -> Context:
         cleaned = super().clean()
@@ -94,18 +105,22 @@ class SetPriceForm(PriceLinesForm):
             )
         if not price_lines and not cleaned["base_model"] and not cleaned["remove"]:
             raise forms.ValidationError(_("Give a price, or name a model of the catalogue. 0 is free."))
+        if cleaned["begin"] and cleaned["base_model"]:
+            self.add_error("begin", _("The model that stands behind it has no date: it counts at once."))
         return cleaned
 
 
 @dataclass(frozen=True, slots=True)
 class PricedDeployment:
-    """A deployment and what its calls cost now. `price` None: they are unpriced."""
+    """A deployment and what its calls cost now. `price` None: they are unpriced. `later`: when its next own price
+    begins."""
 
     id: str
     name: str
     model_group: str
     price: PriceText | None
     is_own: bool
+    later: datetime | None = None
 
 
 def may_set_prices(request: HttpRequest) -> bool:
@@ -119,13 +134,11 @@ def show_set_price(site: AdminSite, request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             rows = apply_price(form.cleaned_data)
-        except DeploymentInvalid as refusal:
+        except ArgumentInvalid as refusal:
             name = FIELD_OF_PARAM.get(refusal.param)
             form.add_error(name, f"{refusal.message[:1].upper()}{refusal.message[1:]}.")
         else:
-            _tell(request, rows)
-            query = urlencode({"model": form.cleaned_data["model"], "rows": "unpriced"})
-            return HttpResponseRedirect(f"{reverse('admin:new_reprice_job')}?{query}")
+            return _answer(request, form.cleaned_data, rows)
     model = str(form["model"].value() or "")
     groups = readable_rows(request, Area.MODELS, Deployment.objects.all()).order_by("model_group")
     context = {
@@ -139,16 +152,29 @@ def show_set_price(site: AdminSite, request: HttpRequest) -> HttpResponse:
 
 
 def apply_price(cleaned: Mapping[str, object]) -> list[Deployment]:
-    """Raises DeploymentInvalid."""
+    """Raises DeploymentInvalid and PriceInvalid."""
     model, base_model = str(cleaned["model"]), str(cleaned["base_model"])
-    lines = cleaned["price_lines"]
+    lines, begin = cleaned["price_lines"], cleaned["begin"]
     with transaction.atomic():
         rows: list[Deployment] = []
         if isinstance(lines, dict) and (lines or cleaned["remove"]):
-            rows = set_price(model, lines)
+            rows = set_price(model, lines, begin if isinstance(begin, datetime) else None)
         if base_model:
             rows = set_base_model(model, base_model)
     return rows
+
+
+def _answer(request: HttpRequest, cleaned: Mapping[str, object], rows: Sequence[Deployment]) -> HttpResponse:
+    """The preview of pricing the calls again that the price concerns; of a later price its versions."""
+    model, begin = str(cleaned["model"]), cleaned["begin"]
+    if isinstance(begin, datetime) and begin > timezone.now():
+        messages.success(request, _("The price is stored. Calls have it from its date on."))
+        return HttpResponseRedirect(f"{reverse('admin:price_versions')}?{urlencode({'deployment': rows[0].id})}")
+    _tell(request, rows)
+    query = {"model": model, "rows": "unpriced"}
+    if isinstance(begin, datetime):
+        query |= {"rows": "since", "since": timezone.localtime(begin).strftime("%Y-%m-%dT%H:%M")}
+    return HttpResponseRedirect(f"{reverse('admin:new_reprice_job')}?{urlencode(query)}")
 
 
 def _tell(request: HttpRequest, rows: Sequence[Deployment]) -> None:
@@ -169,14 +195,15 @@ def _find(model: str) -> list[Deployment]:
 
 
 def describe_deployments(rows: Sequence[Deployment]) -> list[PricedDeployment]:
-    prices = prices_in_force(rows)
+    now, prices, own = timezone.now(), prices_in_force(rows), own_prices_of(rows)
     return [
         PricedDeployment(
             row.id,
             f"{row.provider}/{row.upstream_model}",
             row.model_group,
             describe_lines(prices[row.id].lines) if row.id in prices else None,
-            row.id in prices and bool(row.price_id),
+            bool(own[row.id].find(now).price_id),
+            own[row.id].find(now).changes_at,
         )
         for row in rows
     ]

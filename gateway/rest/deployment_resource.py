@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils import timezone
 from rest_framework import serializers
 
 from billing.models import Price
@@ -15,6 +16,7 @@ from gateway.protocol.secret_fields import strip_user
 from gateway.protocol.timeouts import NAMES as TIMEOUTS
 from gateway.providers.registry import PROVIDERS
 from gateway.rest.models import mask_secrets
+from gateway.stores.deployment_prices import own_prices_of
 from tenants.api.fields import Body, Choice, Flag, Number, Object, Text, Whole
 from tenants.api.resource import Filter, Operation, Resource
 from tenants.ids import new_id
@@ -79,10 +81,18 @@ class NewDeployment(DeploymentChange):
     upstream_model = Text(allow_blank=False)
 
 
+class LaterPrice(serializers.Serializer[Any]):
+    effective_from = serializers.DateTimeField()
+    price_lines = serializers.DictField(
+        child=serializers.CharField(), help_text="{}: from then on it has the catalogue's."
+    )
+
+
 class DeploymentRow(DeploymentChange):
     id = serializers.CharField()
     organization_id = serializers.CharField(allow_null=True)
     credential_parts = serializers.ListField(child=serializers.CharField(), help_text="The names of its parts.")
+    later_prices = LaterPrice(many=True, help_text="Of its own, still to begin; the next first.")
     source = serializers.ChoiceField(Deployment.Source.choices)  # type: ignore[assignment]  # no attribute, a field
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
@@ -115,7 +125,9 @@ class Deployments(Resource[Deployment]):
         return Deployment.objects.all()
 
     def render(self, rows: Sequence[Deployment]) -> list[JsonObject]:
-        prices = Price.objects.in_bulk([row.price_id for row in rows if row.price_id])
+        now, own = timezone.now(), own_prices_of(rows)
+        ids = {name: prices.find(now).price_id for name, prices in own.items()}
+        prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
         return [
             {
                 "id": row.id,
@@ -125,7 +137,11 @@ class Deployments(Resource[Deployment]):
                 "credential_parts": sealed_names(row),
                 "parameters": {name: mask_secrets(name, value) for name, value in row.parameters.items()},
                 "model_info": {name: mask_secrets(name, value) for name, value in row.model_info.items()},
-                "price_lines": price.lines if (price := prices.get(row.price_id)) is not None else {},
+                "price_lines": price.lines if (price := prices.get(ids[row.id])) is not None else {},
+                "later_prices": [
+                    {"effective_from": render_instant(price.effective_from), "price_lines": price.lines}
+                    for price in own[row.id].find_later(now)
+                ],
                 "source": row.source,
                 "created_at": render_instant(row.created_at),
                 "updated_at": render_instant(row.updated_at),

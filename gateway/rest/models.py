@@ -42,7 +42,7 @@ from gateway.providers.registry import PREFIXES, PROVIDERS
 from gateway.rest import exact_json
 from gateway.rest.exact_json import ExactJSONRenderer
 from gateway.rest.upstream_models import list_upstream_models
-from gateway.stores.deployment_prices import prices_in_force
+from gateway.stores.deployment_prices import own_prices_in_force, prices_in_force
 from tenants.ids import new_id
 from tenants.permissions import Area, Reach, refuse
 from tenants.rest.authentication import reach_in
@@ -291,7 +291,7 @@ def _update(
         if params.get("api_base") is not None and not _is_same_provider(row, changes):
             changes["api_base"] = params["api_base"]  # for the new provider, even if the address is the same
         info_changes = _find_changes(info, rendered["model_info"])
-        if not row.price_id and _has_price({**changes, **info_changes}):
+        if row.id not in own_prices_in_force([row]) and _has_price({**changes, **info_changes}):
             # a new price has all lines of the body, also those that are as the catalogue's
             info_changes |= {name: value for name, value in info.items() if _has_price({name: value})}
         if is_limited:
@@ -347,7 +347,7 @@ def _change(
         if name not in params and name not in old_provider_parameters and name != "extra_headers"
     } | dict(entry.parameters)
     headers = _remaining_headers(row, params) | parameters.pop("extra_headers", {})
-    price = Price.objects.filter(id=row.price_id).first() if row.price_id else None
+    price = own_prices_in_force([row]).get(row.id)
     new_lines = {find_line(name) for name in (*params, *info)}
     lines = {line: usd for line, usd in (price.lines if price else {}).items() if line not in new_lines}
 

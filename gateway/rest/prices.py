@@ -63,7 +63,7 @@ class NewPrice(Body):
         child=Text(), required=False, help_text="Line → USD per unit, as decimal text; {} is the catalogue's price."
     )
     provider = Text(required=False, allow_blank=False, help_text="Sets the catalogue's price of this provider's model.")
-    effective_from = Text(required=False, allow_blank=False, help_text=f"With a provider. {EFFECTIVE_FROM}")
+    effective_from = Text(required=False, allow_blank=False, help_text=f"Not with `base_model`. {EFFECTIVE_FROM}")
     base_model = Text(required=False, allow_blank=False, help_text="The model of the catalogue that stands behind it.")
 
 
@@ -151,18 +151,15 @@ class Prices(ApiView):
             raise BadRequest("Give either 'lines' or 'base_model'.", param="lines")
         if "provider" in body and "base_model" in body:
             raise BadRequest("'base_model' is of a deployment: leave 'provider' out.", param="base_model")
-        if "effective_from" in body and "provider" not in body:
-            raise BadRequest(
-                "The price of a deployment of its own has no date: name the 'provider' to set the catalogue's.",
-                param="effective_from",
-            )
+        if "effective_from" in body and "base_model" in body:
+            raise BadRequest("A 'base_model' has no date: it counts at once.", param="effective_from")
         if "provider" in body:
             set_catalogue_price(body["provider"], body["model"], body["lines"], read_begin(body))
             rows = find_deployments_of(body["provider"], body["model"])
         elif "base_model" in body:
             rows = set_base_model(body["model"], body["base_model"])
         else:
-            rows = set_price(body["model"], body["lines"])
+            rows = set_price(body["model"], body["lines"], read_begin(body))
         return Response({"deployments": [row.id for row in rows]}, status=201)
 
 

@@ -79,8 +79,7 @@ def _load(snapshot: Snapshot, deployment_ids: Collection[str] | None, routing: R
     found = loaded.found
     for deployment in deployments:
         try:
-            price_id = deployment.price_id or found[deployment.id].price_id
-            targets[deployment.id] = replace(target_of(deployment), price_id=price_id)
+            targets[deployment.id] = replace(target_of(deployment), price_id=found[deployment.id].price_id)
         except (CredentialUnusable, DeploymentUnusable) as error:
             logger.error("a deployment cannot be used", extra={"deployment": deployment.id, "why": str(error)})
     contracts = {name: ids for name, ids in snapshot.contracts.items() if name in targets and name not in found} | {

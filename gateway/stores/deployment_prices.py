@@ -15,7 +15,17 @@ from django_scopes import scopes_disabled
 
 from billing.catalogue.names import find_names
 from billing.models import Price
-from billing.prices import Found, PriceTable, Schedule, Wanted, find_prices, find_schedules, find_tables
+from billing.own_prices import NO_PRICES, OwnPrices, find_dated, find_own_prices
+from billing.prices import (
+    NO_SCHEDULE,
+    Found,
+    PriceTable,
+    Schedule,
+    Wanted,
+    find_prices,
+    find_schedules,
+    find_tables,
+)
 from billing.pricing import PriceLines
 from billing.ranking import ranking_prices
 from gateway.models import Deployment
@@ -39,8 +49,26 @@ def wanted_price(deployment: Deployment) -> Wanted:
 
 
 def has_model_prices(deployment: Deployment) -> bool:
-    """Each model that it serves has its own price: it is a pattern, without a price or a `base_model` for all."""
-    return not deployment.price_id and is_pattern(deployment.upstream_model) and not _base_model(deployment)
+    """Each model that it serves has its own price, while it has none for all: it is a pattern without a
+    `base_model`."""
+    return is_pattern(deployment.upstream_model) and not _base_model(deployment)
+
+
+def own_prices_of(deployments: Collection[Deployment]) -> dict[str, OwnPrices]:
+    """The prices that each deployment has of its own, by its id."""
+    return find_own_prices({row.id: row.price_id for row in deployments})
+
+
+def own_prices_in_force(deployments: Collection[Deployment]) -> dict[str, Price]:
+    """The price that each deployment has of its own now, by its id; none of those that have the catalogue's."""
+    now = timezone.now()
+    return _read_prices({name: own.find(now).price_id for name, own in own_prices_of(deployments).items()})
+
+
+def _read_prices(ids: Mapping[str, str]) -> dict[str, Price]:
+    """Deployment → price, from the ids of both."""
+    prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
+    return {name: prices[price_id] for name, price_id in ids.items() if price_id in prices}
 
 
 def _base_model(deployment: Deployment) -> str:
@@ -103,9 +131,7 @@ def prices_in_force(deployments: Collection[Deployment]) -> dict[str, Price]:
     """The price that calls of each deployment have now, apart from contracts, by the deployment's id. A pattern whose
     models have their own has none."""
     found = find_deployment_prices(deployments).found
-    ids = {row.id: row.price_id or found[row.id].price_id for row in deployments}
-    prices = Price.objects.in_bulk({price_id for price_id in ids.values() if price_id})
-    return {name: prices[price_id] for name, price_id in ids.items() if price_id in prices}
+    return _read_prices({row.id: found[row.id].price_id for row in deployments})
 
 
 class RowPrices:
@@ -113,17 +139,19 @@ class RowPrices:
     once. A call of a deployment that is gone has none."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str | Schedule | PriceTable] = {}
+        self._known: dict[str, tuple[OwnPrices, Schedule | PriceTable]] = {}
 
     def __call__(self, deployment_id: str, organization_id: str, started_at: datetime, upstream_model: str) -> str:
         known = self._known.get(deployment_id)
         if known is None:
-            known = self._known[deployment_id] = _find_schedule(deployment_id)
-        if isinstance(known, str):
-            return known
-        if isinstance(known, PriceTable):
-            known = known.choose(find_names("", upstream_model, "", {}))
-        found = known.find(started_at)
+            known = self._known[deployment_id] = _find_schedules(deployment_id)
+        own, others = known
+        price_id = own.find(started_at).price_id
+        if price_id:
+            return price_id
+        if isinstance(others, PriceTable):
+            others = others.choose(find_names("", upstream_model, "", {}))
+        found = others.find(started_at)
         return found.contracts.get(organization_id, found.price_id)
 
 
@@ -135,11 +163,13 @@ def find_upstream_models(deployment_ids: Collection[str]) -> dict[str, str]:
 
 
 def find_deployments_of(provider: str, model: str) -> list[Deployment]:
-    """The deployments without a price of their own that may have the catalogue's price of a model, by their ids.
-    `model` empty: of any model of the provider."""
+    """The deployments that have no price of their own, now or at a later time, and may have the catalogue's price of a
+    model, by their ids. `model` empty: of any model of the provider."""
+    now = timezone.now()
     with scopes_disabled():  # the platform's prices span all organizations
-        rows = list(Deployment.objects.filter(price_id="").order_by("id"))
-    return [row for row in rows if _may_have(row, provider, model)]
+        rows = list(Deployment.objects.filter(Q(price_id="") | Q(id__in=find_dated())).order_by("id"))
+    own = own_prices_of(rows)
+    return [row for row in rows if own[row.id].has_gap(now) and _may_have(row, provider, model)]
 
 
 def _may_have(row: Deployment, provider: str, model: str) -> bool:
@@ -157,26 +187,37 @@ def find_deployment_ids(model: str) -> list[str]:
         return list(Deployment.objects.filter(Q(model_group=model) | Q(id=model)).values_list("id", flat=True))
 
 
-def _find_schedule(deployment_id: str) -> str | Schedule | PriceTable:
-    """The deployment's own price, or the versions of its model's, or of all models that it may serve."""
+def _find_schedules(deployment_id: str) -> tuple[OwnPrices, Schedule | PriceTable]:
+    """The deployment's own prices, and for the time without them the versions of its model's, or of all models that it
+    may serve."""
     with scopes_disabled():  # a row names its deployment, whosever it is
         row = Deployment.objects.filter(id=deployment_id).first()
     if row is None:
-        return ""
+        return NO_PRICES, NO_SCHEDULE
+    own = own_prices_of([row])[row.id]
+    if own.base_id and not own.versions:
+        return own, NO_SCHEDULE
     if has_model_prices(row):
         place = row.provider, _region(row)
-        return find_tables([place])[place]
-    return row.price_id or find_schedules({"": wanted_price(row)})[""]
+        return own, find_tables([place])[place]
+    return own, find_schedules({"": wanted_price(row)})[""]
 
 
 def find_deployment_prices(deployments: Collection[Deployment]) -> DeploymentPrices:
-    """Every deployment's price of the catalogue; none of one that has a price of its own."""
+    """Every deployment's price: its own, or the catalogue's."""
     now = timezone.now()
-    places = {row.id: (row.provider, _region(row)) for row in deployments if has_model_prices(row)}
+    own = {name: prices.find(now) for name, prices in own_prices_of(deployments).items()}
+    others = [row for row in deployments if not own[row.id].price_id]
+    places = {row.id: (row.provider, _region(row)) for row in others if has_model_prices(row)}
     tables = {place: table.find_all(now) for place, table in find_tables(set(places.values())).items()}
-    own = {row.id: Found() for row in deployments if row.price_id or row.id in places}
-    wanted = {row.id: wanted_price(row) for row in deployments if row.id not in own}
-    return DeploymentPrices(own | find_prices(wanted, now), {name: tables[place] for name, place in places.items()})
+    wanted = {row.id: wanted_price(row) for row in others if row.id not in places}
+    shared = {name: _end_at(found, own[name].changes_at) for name, found in find_prices(wanted, now).items()}
+    return DeploymentPrices(own | shared, {name: tables[place] for name, place in places.items()})
+
+
+def _end_at(found: Found, end: datetime | None) -> Found:
+    changes = [at for at in (found.changes_at, end) if at is not None]
+    return replace(found, changes_at=min(changes, default=None))
 
 
 def apply_contracts(

@@ -85,7 +85,7 @@ def _find_price(deployment: Deployment, upstream_model: str, organization_id: st
     asked = copy(deployment)
     asked.upstream_model = upstream_model
     found = find_deployment_prices([asked]).found[asked.id]
-    return deployment.price_id or found.contracts.get(organization_id, found.price_id)
+    return found.contracts.get(organization_id, found.price_id)
 
 
 def _cost_of(result: ProbeResult, price_id: str) -> int | None:

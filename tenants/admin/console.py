@@ -163,12 +163,12 @@ class JSONObjectField(forms.JSONField):
 class DateTimeLocalField(forms.DateTimeField):
     """A date and time, entered with the browser's own control."""
 
-    def __init__(self, *, label: "StrOrPromise") -> None:
+    def __init__(self, *, label: "StrOrPromise", help_text: "StrOrPromise" = "") -> None:
         widget = forms.DateTimeInput(
             attrs={"type": "datetime-local", "class": " ".join([*INPUT_CLASSES, "tg-short"])},
             format="%Y-%m-%dT%H:%M",
         )
-        super().__init__(widget=widget, required=False, label=label)
+        super().__init__(widget=widget, required=False, label=label, help_text=help_text)
 
 
 class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # ModelForm takes no argument at run time

@@ -325,7 +325,7 @@ def test_prices_and_contracts_with_a_date_by_command() -> None:
     assert "begin later" in prices(*place, "--percent", "-50", "--from", "2099-01-01")
     assert lines_of() == {"input": "0.000003"}
     for wrong in (
-        ("set", "--model", "public", "--input", "1", "--from", "2026-01-01"),
+        ("set", "--model", "public", "--base-model", "gpt-new", "--from", "2026-01-01"),
         ("set", "--catalogue", "--model", "openai/gpt-new", "--remove"),
         ("set", "--catalogue", "--model", "openai/*", "--input", "1"),
         ("set", "--catalogue", "--model", "gpt-new", "--input", "1"),

@@ -35,6 +35,7 @@ from gateway.deployments import DeploymentInvalid, find_deployments, set_base_mo
 from gateway.protocol.amounts import usd_text
 from gateway.stores.deployment_prices import RowPrices, find_deployment_ids, has_model_prices, prices_in_force
 from tenants.audit import acting_as
+from tenants.invalid import ArgumentInvalid
 
 #: Option → line, in USD per million tokens.
 TOKEN_OPTIONS = {
@@ -80,7 +81,7 @@ class Command(BaseCommand):
         setting.add_argument("--line", action="append", default=[], metavar="KEY=USD", help="any line, USD per unit")
         setting.add_argument("--base-model", help="the model of the catalogue that stands behind it")
         setting.add_argument("--catalogue", action="store_true", help="a version of the catalogue's PROVIDER/MODEL")
-        setting.add_argument("--from", dest="since", metavar="DATE", help="of the catalogue or a contract: since when")
+        setting.add_argument("--from", dest="since", metavar="DATE", help="since when; without it, at once")
         setting.add_argument("--organization", help="its contract; --model is then PROVIDER/MODEL, or PROVIDER/*")
         setting.add_argument("--percent", help="with --organization: more than the catalogue's price, or less")
         setting.add_argument("--remove", action="store_true", help="back to the price of the catalogue")
@@ -177,20 +178,26 @@ class Command(BaseCommand):
         if options["organization"] or options["catalogue"]:
             self._set_dated(options, lines)
             return
-        if options["since"]:
-            raise CommandError("--from: give --catalogue or --organization: a deployment's own price has no date")
         if options["percent"] is not None:
             raise CommandError("--percent: give --organization, whose contract it is")
         chosen = [bool(lines), bool(options["base_model"]), options["remove"]]
         if sum(chosen) != 1:
             raise CommandError("give prices, or --base-model, or --remove")
+        begin = _read_instant(options["since"]) if options["since"] else None
+        if begin is not None and options["base_model"]:
+            raise CommandError("--from: a --base-model has no date: it counts at once")
         try:
             if options["base_model"]:
                 rows = set_base_model(options["model"], options["base_model"])
             else:
-                rows = set_price(options["model"], lines)
-        except DeploymentInvalid as error:
+                rows = set_price(options["model"], lines, begin)
+        except ArgumentInvalid as error:
             raise CommandError(f"--{error.param.replace('_', '-')}: {error.message}") from None
+        if begin is not None and begin > timezone.now():
+            for row in rows:
+                text = _render(lines) if lines else "the catalogue's price"
+                self.stdout.write(f"{row.model_group} ({row.id}) since {begin}: {text}")
+            return
         prices = prices_in_force(rows)
         for row in rows:
             text = "no price: its calls are unpriced"
