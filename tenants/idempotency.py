@@ -1,7 +1,8 @@
 """Idempotency-Key on management writes: a write that is sent twice takes place once.
 
-The answer is stored in the write's own transaction: a process that is killed leaves both or neither. The data path has
-its own claims (`gateway.stores.idempotency`), because its answers are streams.
+The answer is stored in the write's own transaction: a process that is killed leaves both or neither. A repeatable write
+has transactions of its own, or none, before: one that is killed or meets another of its key may take place again. The
+data path has its own claims (`gateway.stores.idempotency`), because its answers are streams.
 """
 
 import hashlib
@@ -34,33 +35,59 @@ class Answer:
     is_replayed: bool = False
 
 
-def write_once(*, caller: str, key: str, request: bytes, write: Callable[[], Answer]) -> Answer:
+def write_once(
+    *, caller: str, key: str, request: bytes, write: Callable[[], Answer], is_repeatable: bool = False
+) -> Answer:
     """The answer of `write`, or of the same request of this caller before. `request` has all by which two requests
-    differ. A write that fails, or whose answer is an error, leaves the key free.
+    differ. A write that fails, or whose answer is an error, leaves the key free. A repeatable one takes place between
+    two transactions.
 
     Raises ClientFault: 422 where the key was used for another request, 409 while another write uses it.
     """
-    key_digest, request_digest = hashlib.sha256(key.encode()), hashlib.sha256(request).hexdigest()
+    place = _Place(caller, hashlib.sha256(key.encode()).hexdigest(), hashlib.sha256(request).hexdigest())
+    if not is_repeatable:
+        with transaction.atomic():
+            return _find(place, key) or _store(place, write())
     with transaction.atomic():
-        if not try_lock_transaction(_lock_number(caller, key)):
-            raise _in_use()
-        rows = IdempotentWrite.objects.filter(caller=caller, key_digest=key_digest.hexdigest())
-        row = rows.first()
-        if row is not None and row.created_at > timezone.now() - VALID:
-            return _replay(row, request_digest)
-        rows.delete()
-        answer = write()
-        if answer.status < 400:
-            row = IdempotentWrite(
-                caller=caller,
-                key_digest=key_digest.hexdigest(),
-                request_digest=request_digest,
-                created_at=timezone.now(),
-            )
-            row.answer = encrypt(_render(row, answer))
-            row.save(force_insert=True)
-            _forget_oldest(caller)
-        return answer
+        earlier = _find(place, key)
+    if earlier is not None:
+        return earlier
+    answer = write()
+    with transaction.atomic():
+        return _find(place, key) or _store(place, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    caller: str
+    key_digest: str
+    request_digest: str
+
+
+def _find(place: _Place, key: str) -> Answer | None:
+    """The answer of an earlier write; None while the key is free, which it is until the transaction ends."""
+    if not try_lock_transaction(_lock_number(place.caller, key)):
+        raise _in_use()
+    rows = IdempotentWrite.objects.filter(caller=place.caller, key_digest=place.key_digest)
+    row = rows.first()
+    if row is not None and row.created_at > timezone.now() - VALID:
+        return _replay(row, place.request_digest)
+    rows.delete()
+    return None
+
+
+def _store(place: _Place, answer: Answer) -> Answer:
+    if answer.status < 400:
+        row = IdempotentWrite(
+            caller=place.caller,
+            key_digest=place.key_digest,
+            request_digest=place.request_digest,
+            created_at=timezone.now(),
+        )
+        row.answer = encrypt(_render(row, answer))
+        row.save(force_insert=True)
+        _forget_oldest(place.caller)
+    return answer
 
 
 def purge_writes(limit: int = PURGED_AT_ONCE) -> int:

@@ -94,6 +94,10 @@ class InvoiceImports(Resource[InvoiceImport]):
     def queryset(self) -> QuerySet[InvoiceImport]:
         return InvoiceImport.objects.all()
 
+    def is_repeatable(self, request: Request) -> bool:
+        """The same file is imported once, however often it comes."""
+        return self.action == "create"
+
     def create(self, request: Request, **names: str) -> Response:
         body = self.read()
         try:

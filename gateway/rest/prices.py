@@ -249,6 +249,10 @@ class RepriceJobs(ApiView):
         "cancel": Operation("Cancel a reprice job", answer=RepriceJobRow),
     }
 
+    def is_repeatable(self, request: Request) -> bool:
+        """A preview writes nothing."""
+        return self.action == "create" and isinstance(request.data, Mapping) and request.data.get("dry_run") is True
+
     def list_jobs(self, request: Request) -> Response:
         read_query(request, known=())
         return Response({"data": [render_job(job) for job in RepriceJob.objects.order_by("-id")[:PAGE_ROWS]]})

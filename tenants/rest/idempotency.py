@@ -27,10 +27,18 @@ class IdempotentWrites(Guarded, APIView):
         name = (request.method or "").lower()
         handler: Handler | None = getattr(self, name, None)
         if handler is not None and PARAM_HEADER in request.headers and self.is_write(request):
-            setattr(self, name, partial(_answer_once, handler))  # as a viewset binds its actions
+            # As a viewset binds its actions
+            setattr(self, name, partial(_answer_once, handler, self.is_repeatable))
+
+    def is_repeatable(self, request: Request) -> bool:
+        """The write is lengthy, and does no harm a second time: it takes place outside of the transaction of its key,
+        which on SQLite would keep all other writers waiting."""
+        return False
 
 
-def _answer_once(handler: Handler, request: Request, *args: object, **kwargs: object) -> HttpResponseBase:
+def _answer_once(
+    handler: Handler, is_repeatable: Callable[[Request], bool], request: Request, *args: object, **kwargs: object
+) -> HttpResponseBase:
     """Raises BadRequest for a header that is no key."""
 
     def write() -> Answer:
@@ -39,7 +47,13 @@ def _answer_once(handler: Handler, request: Request, *args: object, **kwargs: ob
 
     key = read_key({HEADER: request.headers[PARAM_HEADER].encode("latin-1", "replace")})
     content = "\0".join([request.method or "", request.get_full_path()]).encode() + b"\0" + request.body
-    answer = write_once(caller=_name_of(caller_of(request)), key=key, request=content, write=write)
+    answer = write_once(
+        caller=_name_of(caller_of(request)),
+        key=key,
+        request=content,
+        write=write,
+        is_repeatable=is_repeatable(request),
+    )
     response = HttpResponse(answer.body, status=answer.status)
     del response["Content-Type"]  # an answer without a body has none
     for field, value in answer.headers.items():

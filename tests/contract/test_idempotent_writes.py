@@ -210,6 +210,41 @@ def test_while_a_write_runs_the_same_one_is_409(shared: Api):
     assert results[2] == "done"
 
 
+def test_other_writers_go_on_while_a_repeatable_write_works(shared: Api):
+    def write_elsewhere() -> None:
+        with scopes_disabled():
+            Team.objects.create(id="meanwhile", organization_id="default", alias="meanwhile")
+
+    def write() -> Answer:
+        assert not connection.in_atomic_block
+        run_threads(write_elsewhere)
+        return Answer(200, {}, "done")
+
+    def send(request: bytes, write: Callable[[], Answer]) -> Answer:
+        return write_once(caller="master", key="k", request=request, write=write, is_repeatable=True)
+
+    assert send(b"r", write) == Answer(200, {}, "done")
+    with scopes_disabled():
+        assert Team.objects.filter(id="meanwhile").exists()
+    assert send(b"r", lambda: Answer(200, {}, "twice")) == Answer(200, {}, "done", is_replayed=True)
+    with pytest.raises(ClientFault) as refusal:
+        send(b"other", lambda: Answer(200, {}, "other"))
+    assert refusal.value.status == 422
+
+
+def test_of_two_repeatable_writes_at_once_both_have_one_answer(shared: Api):
+    def send(write: Callable[[], Answer]) -> str:
+        return write_once(caller="master", key="k", request=b"r", write=write, is_repeatable=True).body
+
+    def write() -> Answer:
+        assert send(lambda: Answer(200, {}, "first")) == "first"
+        return Answer(200, {}, "second")
+
+    assert send(write) == "first"
+    assert send(lambda: Answer(200, {}, "third")) == "first"
+    assert IdempotentWrite.objects.count() == 1
+
+
 class Killed(BaseException):
     pass
 

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection
 
 from billing.models import InvoiceImport, InvoiceLine
+from billing.reconciliation import imports
+from billing.rest import invoices
 from billing.rest.invoices import InvoiceNameRow
 from tests.contract.management import Api
 from tests.contract.own_api import ask, problem, send
@@ -36,6 +40,28 @@ def test_an_invoice_is_imported_compared_and_taken_back(api: Api) -> None:
     ask(api, "DELETE", f"invoice-imports/{made['id']}", status=204)
     assert (InvoiceImport.objects.count(), InvoiceLine.objects.count()) == (0, 0)
     assert ask(api, "GET", REPORT)["rows"] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_import_takes_place_outside_of_the_transaction_of_its_key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SQLite a transaction keeps all other writers waiting."""
+    seen: list[bool] = []
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        seen.append(connection.in_atomic_block)
+        return imports.import_invoice(*arguments, **options)
+
+    monkeypatch.setattr(invoices, "import_invoice", watch)
+    answers = [send(api, "POST", "invoice-imports", BODY, **{"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[1]["idempotent-replayed"] == "true"
+    assert answers[1].json() == answers[0].json()
+    other = send(api, "POST", "invoice-imports", {**BODY, "account": "b"}, **{"Idempotency-Key": "once"})
+    problem(other, 422, "Idempotency-Key", "idempotency_key_mismatch")
+    wrong = send(api, "POST", "invoice-imports", {**BODY, "content": "x"}, **{"Idempotency-Key": "wrong"})
+    problem(wrong, 400, "content")
+    assert seen == [False, False]
+    assert InvoiceImport.objects.count() == 1
 
 
 def test_the_report_comes_as_a_file(api: Api) -> None:

@@ -1,18 +1,22 @@
 """/api/prices, /api/unpriced-models and /api/reprice-jobs, end to end and refused."""
 
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from django_scopes import scopes_disabled
 
+from billing import repricing
 from billing.bookkeeping import price_pending
 from billing.models import Price, RepriceJob, SpendLog
 from gateway.deployments import save_deployment
 from gateway.models import Deployment
 from gateway.protocol.json.types import JsonObject
+from gateway.rest import prices
 from gateway.rest.prices import PAGE_ROWS
 from gateway.stores.catalog import load_snapshot
 from gateway.tasks import continue_repricing
@@ -172,6 +176,30 @@ def test_all_drafts_may_be_those_of_the_list_that_was_looked_at(api: Api, decisi
     assert [row["id"] for row in ask(api, "GET", "price-drafts")["data"]] == [late.id]
     for newest in ("", "a\0b", 1, None):
         problem(send(api, "POST", f"price-drafts/{decision}", {"all": True, "newest": newest}), 400, "newest")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_preview_takes_place_outside_of_the_transaction_of_its_key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SQLite a transaction keeps all other writers waiting. A job is written within it."""
+    seen: list[tuple[str, bool]] = []
+
+    def watch(name: str, function: Callable[..., Any]) -> None:
+        def call(*arguments: Any, **options: Any) -> Any:
+            seen.append((name, connection.in_atomic_block))
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(prices, name, call)
+
+    watch("preview", repricing.preview)
+    watch("start_job", repricing.start_job)
+    call(1)
+    body: JsonObject = {"model": "group", "unpriced": True}
+    for place, one in enumerate([{**body, "dry_run": True}, body]):
+        for _ in range(2):
+            answer = send(api, "POST", "reprice-jobs", one, **{"Idempotency-Key": f"once-{place}"})
+            assert answer.status_code == 200 + place
+        assert answer["idempotent-replayed"] == "true"
+    assert seen == [("preview", False), ("start_job", True)]
 
 
 def test_a_price_of_the_catalogue_with_a_date_changes_the_calls_since_then(api: Api) -> None:
