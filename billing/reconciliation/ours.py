@@ -69,7 +69,7 @@ def read_ours(
     found: dict[Place, Ours] = defaultdict(Ours)
     rows = spend.rows.filter(provider__in=providers)
     series = spend.series.filter(provider__in=providers)
-    report = report_spend(rows, ReportQuery(period, ("day", "upstream_model")), series=series)
+    report = report_spend(rows, ReportQuery(period, ("day", "upstream_model")), series=series, param="end_date")
     for (day, model), sums in report.rows:
         _add_sums(found[date.fromisoformat(day), names.get(model, model)], sums)
     within = rows.filter(

@@ -148,9 +148,11 @@ def report_spend(
     *,
     series: QuerySet[UsageSeries] | None = None,
     max_rows: int = MAX_ROWS,
+    param: str = "group_by",
 ) -> Report:
     """`rows` and `series`: those that the reader may see; without the series, everything is read from rows. Raises
-    BadRequest where the answer would have too many rows, or sums of the period have been deleted."""
+    BadRequest where the answer would have too many rows, with the `param` that its client can change, or sums of the
+    period have been deleted."""
     group_by, has_latency = query.group_by, LATENCY in query.measures
     for name, member in query.filters:
         rows = rows.filter(_match(name, member, Place("started_at", "", FAILED)))
@@ -166,9 +168,10 @@ def report_spend(
             known = folded.get(members)
             folded[members] = sums if known is None else known + sums
         if len(folded) > max_rows:
-            raise BadRequest(
-                f"The report has more than {max_rows:,} rows. Ask for fewer days, or group by less.", param="group_by"
+            advice = (
+                "fewer days, or group by less" if param == "group_by" else "fewer days, with start_date and end_date"
             )
+            raise BadRequest(f"The report has more than {max_rows:,} rows. Ask for {advice}.", param=param)
     # What a corrected row has left behind in a rollup is nothing
     found = [(members, sums) for members, sums in folded.items() if sums.counts[ATTEMPTS]]
     return Report(group_by, sorted(found, key=lambda row: order_of(group_by, row[0])), total, query.measures)

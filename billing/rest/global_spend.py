@@ -66,7 +66,8 @@ class SpendReportView(ManagementView):
         has_series = NOT_OF_SERIES.isdisjoint(query)
         series = self.rows(UsageSeries.objects.filter(condition)) if has_series else None
         with guard_report(caller_of(request).organization_id, departure_of(request)):
-            return report_spend(rows, ReportQuery(period, tuple(group_by)), series=series, max_rows=MAX_ROWS)
+            by = ReportQuery(period, tuple(group_by))
+            return report_spend(rows, by, series=series, max_rows=MAX_ROWS, param="end_date")
 
 
 class GlobalSpendReport(SpendReportView):

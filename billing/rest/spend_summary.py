@@ -29,7 +29,7 @@ def summarize(
     by = ("day", "user", "provider", "upstream_model")
     users: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     models: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    report = report_spend(rows, ReportQuery(period, by), series=series, max_rows=MAX_ROWS)
+    report = report_spend(rows, ReportQuery(period, by), series=series, max_rows=MAX_ROWS, param="end_date")
     for (day, user, provider, model), sums in report.rows:
         users[day][user] += sums.cost_pusd
         models[day][f"{provider}/{model}"] += sums.cost_pusd

@@ -7,6 +7,7 @@ import pytest
 
 from billing.models import Price
 from billing.reports.activity import MAX_KEYS
+from billing.rest import global_spend, spend_summary
 from gateway.models import Deployment, RouterSettings
 from gateway.protocol.amounts import PUSD
 from gateway.protocol.json.types import JsonObject
@@ -350,6 +351,30 @@ def test_those_that_spent_most_come_first(api: Api, people: People) -> None:
     assert [row["user_id"] for row in api.get("/spend/users", {"user_id": "mate"}).json()] == ["mate"]
     assert api.get("/spend/users", {"user_id": "stranger"}, by=people.owner).json() == []
     refused(api.get("/spend/keys", {"limit": "1001"}), 400, "limit")
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/global/spend/report", NOVEMBER),
+        ("/global/spend/report", {**NOVEMBER, "group_by": "customer"}),
+        ("/global/activity", NOVEMBER),
+        ("/global/activity/model", NOVEMBER),
+        ("/spend/tags", NOVEMBER),
+        ("/spend/tags", {}),
+        ("/spend/logs", {**NOVEMBER, "summarize": "true"}),
+    ],
+)
+def test_too_many_rows_are_refused_with_what_the_client_can_change(
+    api: Api, people: People, monkeypatch: pytest.MonkeyPatch, path: str, query: dict[str, str]
+) -> None:
+    for module in (global_spend, spend_summary):
+        monkeypatch.setattr(module, "MAX_ROWS", 1)
+    for day in (1, 2):
+        make(tags=f'["tag-{day}"]', started_at=at(f"2026-11-0{day}T12:00+00:00"))
+    roll_up()
+    error = refused(api.get(path, query), 400, "end_date")
+    assert error["message"] == "The report has more than 1 rows. Ask for fewer days, with start_date and end_date."
 
 
 def deploy(name: str, **lines: str) -> None:
