@@ -34,6 +34,11 @@ def sees_all(request: HttpRequest) -> bool:
     return reach_of_user(request, Area.ALERTS) == Reach.PLATFORM
 
 
+def may_choose_owner(request: HttpRequest) -> bool:
+    """The forms of new things let platform admins choose the owner."""
+    return reach_of_user(request, Area.ALERTS, write=True) == Reach.PLATFORM
+
+
 def find_row(request: HttpRequest, rows: models.QuerySet[Row], key: str, *, write: bool) -> Row:
     """Raises Http404 for a row that the user may not see, or not change."""
     caller = caller_of(request)
@@ -54,7 +59,7 @@ class OwnedForm(forms.Form):
     ) -> None:
         super().__init__(data, initial=dict(initial or {}))
         self._caller = caller_of(request)
-        if reach_of_user(request, Area.ALERTS, write=True) == Reach.PLATFORM:
+        if may_choose_owner(request):
             places = Organization.objects.order_by("name").values_list("id", "name")[:MAX_OWNERS]
             choices: list[tuple[str, StrOrPromise]] = [("", _("The platform: all organizations")), *places]
             self.fields["organization"] = forms.ChoiceField(

@@ -118,7 +118,10 @@ class ScheduleForm(OwnedForm):
         help_text=_("Of the hour, and of the days of the report."),
     )
     channels = forms.MultipleChoiceField(
-        label=_("Send to"), widget=UnfoldAdminCheckboxSelectMultipleWidget(), required=False
+        label=_("Send to"),
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+        required=False,
+        error_messages={"invalid_choice": _("Choose among the channels that stand here: those of the report's owner.")},
     )
     is_enabled = forms.BooleanField(label=_("enabled"), required=False, initial=True, widget=UnfoldBooleanWidget())
 

@@ -1,7 +1,10 @@
 """The pages of a scheduled report: a new one, and one that is changed, sent now or deleted."""
 
+from collections.abc import Mapping
+
 from django.contrib import messages
 from django.contrib.admin import AdminSite
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -11,22 +14,25 @@ from django.utils.translation import gettext_lazy as _
 from billing.models import AlertChannel, AlertDelivery, ReportSchedule
 from billing.report_schedules.runs import make_now, send_now
 from billing.report_schedules.writes import change_schedule, create_schedule, delete_schedule
-from gateway.console.alert_owner import add_refusal, find_row
+from gateway.console.alert_owner import add_refusal, find_row, may_choose_owner
 from gateway.console.report_choice import find_zone
 from gateway.console.report_schedule_form import FIELD_OF_PARAM, ScheduleForm
 from gateway.protocol.errors import BadRequest, ClientFault, Forbidden, GatewayFault
 from tenants.invalid import ArgumentInvalid
 from tenants.permissions import Area
 from tenants.rest.client_departure import departure_of
-from tenants.session_rights import readable_rows
+from tenants.session_rights import caller_of, readable_rows
 
-MAX_CHANNELS = 200  # in the list of the form
+MAX_ID = 255
 
 
 def show_new_schedule(site: AdminSite, request: HttpRequest) -> HttpResponse:
-    channels = readable_rows(request, Area.ALERTS, AlertChannel.objects.select_related("organization"))[:MAX_CHANNELS]
-    form = ScheduleForm(request, request.POST or None, channels, initial={"time_zone": find_zone(request)})
-    if request.method == "POST" and form.is_valid():
+    """The form has the channels of one owner, which are few. Who chooses it asks for them with `show_channels`."""
+    channels = list(_find_channels(request))
+    is_asking = "show_channels" in request.POST
+    initial = request.POST.dict() if is_asking else {"time_zone": find_zone(request), **_read_owner(request.GET)}
+    form = ScheduleForm(request, None if is_asking else request.POST or None, channels, initial=initial)
+    if request.method == "POST" and not is_asking and form.is_valid():
         try:
             create_schedule(form.find_owner(), form.settings())
         except (ArgumentInvalid, BadRequest, Forbidden) as refusal:
@@ -35,6 +41,22 @@ def show_new_schedule(site: AdminSite, request: HttpRequest) -> HttpResponse:
             messages.success(request, _("The report is scheduled."))
             return HttpResponseRedirect(reverse("admin:alerts"))
     return _render(site, request, form, None, has_channels=bool(channels))
+
+
+def _find_channels(request: HttpRequest) -> QuerySet[AlertChannel]:
+    """Those of the organization that the form names, or of the platform; of other users' forms their own."""
+    rows = readable_rows(request, Area.ALERTS, AlertChannel.objects.select_related("organization"))
+    if may_choose_owner(request):
+        owner = _read_owner(request.POST if request.method == "POST" else request.GET)
+        return rows.filter(organization=owner.get("organization"))
+    caller = caller_of(request)
+    return rows.filter(organization=caller.organization_id if caller is not None else None)
+
+
+def _read_owner(fields: Mapping[str, str]) -> dict[str, str]:
+    """Empty for the platform."""
+    owner = fields.get("organization", "").replace("\0", "")[:MAX_ID]
+    return {"organization": owner} if owner else {}
 
 
 def show_schedule(site: AdminSite, request: HttpRequest, schedule_id: str) -> HttpResponse:
@@ -49,7 +71,7 @@ def show_schedule(site: AdminSite, request: HttpRequest, schedule_id: str) -> Ht
         _run(request, row)
         return HttpResponseRedirect(reverse("admin:alerts"))
     owned = AlertChannel.objects.filter(organization=row.organization_id)
-    form = ScheduleForm(request, request.POST or None, owned[:MAX_CHANNELS], row=row)
+    form = ScheduleForm(request, request.POST or None, owned, row=row)
     if request.method == "POST" and form.is_valid():
         try:
             change_schedule(row, form.settings())

@@ -216,10 +216,57 @@ def test_a_platform_admin_makes_those_of_the_platform_and_of_any_organization(cl
         channels = {channel.organization_id: channel.id for channel in AlertChannel.objects.all()}
     assert channels.keys() == {None, people.abroad.id}
     crossed = client.post(NEW_REPORT, {**REPORT, "channels": [channels[None]], "organization": people.abroad.id})
-    assert "does not exist here" in crossed.content.decode()
+    assert "Choose among the channels that stand here" in crossed.content.decode()
+    assert [pk for pk, _name in crossed.context["form"].fields["channels"].choices] == [channels[people.abroad.id]]
     client.post(NEW_REPORT, {**REPORT, "channels": [channels[people.abroad.id]], "organization": people.abroad.id})
     with scopes_disabled():
         assert ReportSchedule.objects.get().organization_id == people.abroad.id
+
+
+def test_the_form_of_a_platform_admin_has_all_channels_of_one_owner(client: Client, people: People) -> None:
+    with scopes_disabled():
+        for number in range(12):
+            place = Organization.objects.create(id=f"place-{number:02d}", name=f"Place {number:02d}")
+            AlertChannel.objects.bulk_create(
+                AlertChannel(id=f"c-{number:02d}-{one:02d}", organization=place, name="c", kind="webhook")
+                for one in range(20)
+            )
+    platform, last = add_channel(None).id, [f"c-11-{one:02d}" for one in range(20)]
+    enter(client, None, people)
+
+    def choices(answer: Any) -> list[str]:
+        return sorted(pk for pk, _name in answer.context["form"].fields["channels"].choices)
+
+    assert choices(client.get(NEW_REPORT)) == [platform]
+    assert choices(client.get(NEW_REPORT, {"organization": "place-11"})) == last
+    asked = client.post(NEW_REPORT, {**REPORT, "name": "kept", "organization": "place-11", "show_channels": "1"})
+    assert choices(asked) == last
+    page = asked.content.decode()
+    assert 'value="kept"' in page
+    assert '<option value="place-11" selected>' in page
+    assert 'role="alert"' not in page
+    for owner in ("absent", "a\0b", "x" * 300):
+        assert choices(client.post(NEW_REPORT, {**REPORT, "organization": owner, "show_channels": "1"})) == []
+    with scopes_disabled():
+        assert not ReportSchedule.objects.exists()
+    answer = client.post(NEW_REPORT, {**REPORT, "organization": "place-11", "channels": last[-1:]})
+    assert answer.status_code == 302
+    with scopes_disabled():
+        assert ReportSchedule.objects.get().channel_ids == last[-1:]
+
+
+def test_who_chooses_no_owner_gets_the_channels_of_the_own_organization(client: Client, people: People) -> None:
+    own, foreign = add_channel(people.home), add_channel(people.abroad, "theirs")
+    enter(client, Role.ORGANIZATION_ADMIN, people)
+    for answer in (
+        client.get(NEW_REPORT, {"organization": people.abroad.id}),
+        client.post(NEW_REPORT, {**REPORT, "organization": people.abroad.id, "show_channels": "1"}),
+    ):
+        assert [pk for pk, _name in answer.context["form"].fields["channels"].choices] == [own.id]
+        assert "show_channels" not in answer.content.decode()
+    client.post(NEW_REPORT, {**REPORT, "channels": [foreign.id]})
+    with scopes_disabled():
+        assert not ReportSchedule.objects.exists()
 
 
 @pytest.mark.parametrize("role", [Role.BILLING_VIEWER, Role.PLATFORM_VIEWER])
