@@ -17,7 +17,7 @@ from django.utils.html import escape
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.models import SpendLog
+from billing.models import SpendLog, SpendRetention
 from billing.reports import guard
 from billing.reports.spend import report_spend
 from billing.tag_index import index_tags
@@ -123,6 +123,35 @@ def test_costs_are_compared_with_the_month_before(client: Client) -> None:
         "2026-11-20": "new",
     }
     assert show(client, compare="none").context["total"].change is None
+
+
+def test_what_deleted_sums_were_of_is_neither_shown_nor_compared(client: Client) -> None:
+    make(cost_pusd=300)
+    make(cost_pusd=300, started_at=at("2026-10-02T10:00+00:00"))
+    roll_up()
+    SpendRetention.objects.create(id=SpendRetention.Kind.DAYS, complete_from=at("2026-10-03T00:00+00:00"))
+    answer = show(enter(client))
+    assert answer.context["total"].exact == usd_exact(300)
+    assert answer.context["total"].change is None
+    assert "the sums of the period before are deleted" in answer.content.decode()
+    refused = client.get(PAGE, {**NOVEMBER, "start_date": "2026-10-02"})
+    assert (refused.status_code, refused.context["error_field"]) == (400, "start_date")
+    assert "Begin the report on 2026-10-03 or later" in refused.content.decode()
+
+
+def test_the_dashboard_compares_with_no_deleted_sums(client: Client) -> None:
+    for days in (0, 10):
+        make(started_at=timezone.now() - timedelta(days=days), cost_pusd=20 + days)
+    roll_up()
+    enter(client)
+
+    def change() -> object:
+        cards = client.get("/console/", {"period": "7d", "tz": "UTC"}).context["cards"]
+        return next(card.change for card in cards if str(card.title) == "Spend")
+
+    assert change() is not None
+    SpendRetention.objects.create(id=SpendRetention.Kind.DAYS, complete_from=timezone.now() - timedelta(days=8))
+    assert change() is None
 
 
 def test_a_number_leads_to_its_rows_in_the_log(client: Client) -> None:
