@@ -41,6 +41,8 @@ LONGEST = {
     ReportSchedule.Frequency.WEEKLY: timedelta(days=8),
     ReportSchedule.Frequency.MONTHLY: timedelta(days=33),
 }
+#: Until the next look at a schedule without a next instant. Its channels are told again then.
+UNPLANNED = timedelta(days=1)
 RUN_KEY = "report-run:"
 RUNS, RUN_PERIOD = 10, timedelta(minutes=10)
 FILES_KEPT_FOR = timedelta(days=3)  # longer than a delivery is tried
@@ -113,9 +115,9 @@ def claim(schedule: ReportSchedule, now: datetime) -> bool:
 
 def make_and_send(schedule: ReportSchedule) -> None:
     """Makes the report of the last instant that has come: those before it were missed while no worker ran."""
-    now = database_now()
-    due_at = timing_of(schedule).find_last(now)
+    due_at = schedule.next_at
     try:
+        due_at = timing_of(schedule).find_last(database_now())
         if schedule.attempts > len(WAITS) + 1:
             raise GatewayFault(CUT)
         made = make(schedule, due_at, most_s=MOST_S)
@@ -138,7 +140,7 @@ def _note_failure(schedule: ReportSchedule, due_at: datetime, error: str) -> Non
 def _send(schedule: ReportSchedule, made: MadeReport, due_at: datetime, *, error: str = "") -> None:
     """Writes the report once: not where the schedule has changed since the claim, or another process has written it."""
     now = database_now()
-    next_at = timing_of(schedule).find_next(due_at)
+    next_at = _find_next(schedule, due_at) or now + UNPLANNED
     changes: dict[str, object] = {"next_at": next_at, "try_at": next_at, "attempts": 0, "error": error}
     with transaction.atomic():
         if not _held(schedule).update(**changes if error else {**changes, "last_sent_at": now}):
@@ -146,6 +148,14 @@ def _send(schedule: ReportSchedule, made: MadeReport, due_at: datetime, *, error
         key = f"report:{schedule.id}:{due_at.isoformat()}"
         if not Alert.objects.filter(key=key).exists():
             _record(ReportSchedule.objects.get(pk=schedule.pk), made, key, now)
+
+
+def _find_next(schedule: ReportSchedule, after: datetime) -> datetime | None:
+    """None for a schedule whose time zone is gone: it must not hold up the others."""
+    try:
+        return timing_of(schedule).find_next(after)
+    except ClientFault:
+        return None
 
 
 def _held(schedule: ReportSchedule) -> QuerySet[ReportSchedule]:
@@ -179,5 +189,5 @@ def _plan_strayed(now: datetime) -> None:
     for frequency, longest in LONGEST.items():
         strayed |= Q(frequency=frequency, next_at__gt=now + longest)
     for schedule in _open_schedules().filter(strayed)[:BATCH]:
-        next_at = min(schedule.next_at, timing_of(schedule).find_next(now))
+        next_at = min(schedule.next_at, _find_next(schedule, now) or now)
         _held(schedule).update(next_at=next_at, try_at=next_at)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
 from billing.models import AlertChannel, ReportSchedule
 from billing.report_schedules.periods import PERIODS
 from billing.report_schedules.timing import WEEKDAYS, Timing
-from billing.reports.query import FILTERS, MARGIN, ReportQuery
+from billing.reports.query import FILTERS, MARGIN, ReportQuery, read_zone
 from gateway.protocol.errors import BadRequest, Forbidden
 from tenants.audit import audited
 from tenants.database import database_now
@@ -77,7 +76,12 @@ def delete_schedule(row: ReportSchedule) -> None:
 
 
 def timing_of(row: ReportSchedule) -> Timing:
-    return Timing(row.hour, ZoneInfo(row.time_zone), row.weekday, row.day)
+    """Raises BadRequest for a zone that this machine's data of time zones does not have, or no longer."""
+    try:
+        zone = read_zone(row.time_zone)
+    except BadRequest:
+        raise BadRequest(f"The time zone {row.time_zone!r} is not known here.", param="tz") from None
+    return Timing(row.hour, zone, row.weekday, row.day)
 
 
 def query_of(row: ReportSchedule, due_on: date) -> ReportQuery:

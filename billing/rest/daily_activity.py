@@ -200,7 +200,9 @@ def _report(
 ) -> Report:
     try:
         return report_spend(rows, ReportQuery(period, tuple(group_by)), series=series, max_rows=MAX_ROWS)
-    except BadRequest:
+    except BadRequest as refusal:
+        if refusal.param != "group_by":
+            raise
         raise BadRequest("The page would be too large. Ask for fewer days a page.", param="page_size") from None
 
 

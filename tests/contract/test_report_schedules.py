@@ -26,9 +26,11 @@ from billing.report_schedules.runs import (
     claim,
     make_and_send,
     make_due_reports,
+    make_now,
     purge_files,
 )
 from billing.report_schedules.writes import Settings, change_schedule, create_schedule
+from gateway.protocol.errors import BadRequest
 from tenants.models import AuditEntry, Organization, Role
 from tests.contract.bookkeeping import run_workers
 from tests.contract.management import Api, People, issue_role_key
@@ -301,6 +303,32 @@ def test_a_report_whose_process_ends_each_time_is_given_up() -> None:
     assert make_due_reports(60) == 1
     assert Alert.objects.get().data["error"] == CUT
     assert make_due_reports(60) == 0
+
+
+def test_a_schedule_whose_time_zone_is_gone_holds_up_no_other_and_tells_its_channels() -> None:
+    broken, sound = schedule(add_channel()), schedule(add_channel("umbrella"), owner="umbrella")
+    ReportSchedule.objects.filter(pk=broken.pk).update(time_zone="Mars/Olympus")
+    assert make_due_reports(60) == 2
+    assert Alert.objects.get().organization_id == "umbrella"
+    make_due(sound)
+    far = timezone.now() + timedelta(days=90)
+    ReportSchedule.objects.filter(pk=broken.pk).update(next_at=far, try_at=far)  # planned by a clock that was ahead
+    assert make_due_reports(60) == 2
+    broken.refresh_from_db()
+    assert "'Mars/Olympus' is not known here" in broken.error
+    ReportSchedule.objects.filter(pk=broken.pk).update(try_at=timezone.now(), attempts=len(WAITS))
+    assert make_due_reports(60) == 1
+    alert = Alert.objects.get(organization_id="acme")
+    assert alert.title == "daily: the report could not be made"
+    broken.refresh_from_db()
+    assert timezone.now() < broken.next_at == broken.try_at < timezone.now() + timedelta(days=2)
+    assert make_due_reports(60) == 0
+    with pytest.raises(BadRequest, match="Mars/Olympus"):
+        make_now(broken, timezone.now())
+    change_schedule(broken, Settings(time_zone="Europe/Berlin"))
+    make_due(broken)
+    assert make_due_reports(60) == 1
+    assert Alert.objects.filter(organization_id="acme").count() == 2
 
 
 @pytest.mark.parametrize(("frequency", "days"), [("daily", 3), ("weekly", 9), ("monthly", 40)])
