@@ -98,13 +98,15 @@ def show_imports(site: AdminSite, request: HttpRequest) -> HttpResponse:
     if before := request.GET.get("before", "").replace("\0", "")[:MAX_ID]:
         rows = rows.filter(id__lt=before)
     found = list(rows[: ROWS + 1])
+    deleting = _find(request.GET.get("delete", ""))
     context = {
         **site.each_context(request),
         "title": _("Invoices"),
         "form": form,
         "rows": [_describe(row) for row in found[:ROWS]],
         "older": f"?{urlencode({'before': found[ROWS - 1].id})}" if len(found) > ROWS else "",
-        "deleting": _find(request.GET.get("delete", "")),
+        "deleting": deleting,
+        "deleting_days": _name_days(deleting) if deleting is not None else "",
         "may_set": may_set_prices(request),
     }
     return TemplateResponse(request, "console/invoices.html", context)

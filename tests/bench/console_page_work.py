@@ -13,9 +13,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_scopes import scopes_disabled
-from report_work import build_rollups, insert_rows
+from report_work import DAYS, END, build_rollups, insert_rows
 
-from billing.models import SpendLog
+from billing.models import InvoiceImport, InvoiceLine, SpendLog
 from gateway.models import StoredResponse
 from gateway.state.packing import pack_response
 from tenants.models import AuditEntry, EndUser, Organization, Team, User, VirtualKey
@@ -79,6 +79,7 @@ def run(chosen: argparse.Namespace) -> None:
         begin = time.perf_counter()
         insert_rows(chosen.rows, state="priced", cost="1 + i % 100000007")
         fill_tenants(chosen.objects)
+        fill_invoices()
         print(f"{chosen.rows:,} rows made in {time.perf_counter() - begin:.0f} s", flush=True)
         build_rollups()
         with connection.cursor() as cursor:
@@ -167,6 +168,39 @@ def fill_tenants(objects: int) -> None:
                 head=head,
             )
             for number in range(objects)
+        ),
+    )
+
+
+def fill_invoices() -> None:
+    """An invoice of all days with the ten models of the rows, and as many that only the provider has."""
+    first = END - timedelta(days=DAYS - 1)
+    invoice = InvoiceImport.objects.create(
+        source="openai",
+        sha256="0" * 64,
+        first_day=first,
+        last_day=END,
+        records=1,
+        lines=1,
+        ended_at=timezone.now(),
+    )
+    write(
+        InvoiceLine,
+        (
+            InvoiceLine(
+                invoice=invoice,
+                source="openai",
+                is_usage=False,
+                day=first + timedelta(days=day),
+                model=f"upstream-model-{number}",
+                sku=component,
+                component=component,
+                quantity=10**6,
+                amount_pusd=10**12,
+            )
+            for day in range(DAYS)
+            for number in range(20)
+            for component in ("input", "cache_read", "output")
         ),
     )
 
