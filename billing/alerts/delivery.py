@@ -141,6 +141,7 @@ def _mail(row: AlertDelivery, connection: BaseEmailBackend) -> Reply:
     except ChannelUnusable as problem:
         return Reply(error=str(problem))
     except smtplib.SMTPException as error:
+        connection.close()  # the server may have ended it: the next mail opens another
         return Reply(error=f"the mail server did not take it: {type(error).__name__}")
     except ValueError:  # the others of the batch must not wait for an address that no mail can have
         return Reply(error="a recipient cannot be written into a mail")

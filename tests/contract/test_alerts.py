@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from smtplib import SMTPServerDisconnected
 from typing import Any
 
 import pytest
@@ -373,6 +374,34 @@ def test_a_mail_that_cannot_be_written_holds_no_other_delivery_up() -> None:
     states = dict(AlertDelivery.objects.values_list("channel__name", "state").order_by("state"))
     assert states == {"broken": "pending", "ops": "delivered"}
     assert AlertDelivery.objects.get(channel=broken).error
+
+
+class CutMail(LocMail):
+    """A server that ends the connection after the first mail; what is sent by it afterwards fails."""
+
+    is_cut = False
+
+    def send_messages(self, messages: Sequence[Any]) -> int:
+        if self.is_cut or not mail.outbox:
+            mail.outbox.extend([] if self.is_cut else messages)
+            self.is_cut = True
+            raise SMTPServerDisconnected
+        return int(super().send_messages(messages))
+
+    def close(self) -> None:
+        self.is_cut = False
+
+
+def test_a_mail_that_ends_the_connection_takes_no_other_with_it() -> None:
+    for number in range(3):
+        add_channel(kind="email", name=f"mail-{number}", url="", recipients=["ops@example.com"])
+    alert_now()
+    make_due()
+    with override_settings(EMAIL_HOST="mail.example", EMAIL_BACKEND=f"{CutMail.__module__}.{CutMail.__qualname__}"):
+        deliver()
+    states = sorted(AlertDelivery.objects.values_list("state", "error"))
+    refusal = "the mail server did not take it: SMTPServerDisconnected"
+    assert states == [("delivered", ""), ("delivered", ""), ("pending", refusal)]
 
 
 class SlowMail(LocMail):
