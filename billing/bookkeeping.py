@@ -3,7 +3,7 @@ and the rollups in the same transaction. Celery only starts it; the state of the
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -79,6 +79,10 @@ _WRITE_BATCH = (
 
 def price_pending(batch_rows: int = BATCH_ROWS) -> int:
     """Prices one batch of metered rows; returns how many. Several processes may price at the same time."""
+    return _settle_in_parts(_price_rows, batch_rows)
+
+
+def _price_rows(batch_rows: int) -> int:
     with scopes_disabled(), transaction.atomic():
         rows = read_rows("state = 'metered'", batch_rows)
         free, requests = hold_requests(rows)
@@ -90,6 +94,10 @@ def price_pending(batch_rows: int = BATCH_ROWS) -> int:
 def correct_lost(batch_rows: int = BATCH_ROWS) -> int:
     """Prices rows that their process closed after they were settled as lost, and takes what they were charged out of
     the sums; returns how many."""
+    return _settle_in_parts(_correct_rows, batch_rows)
+
+
+def _correct_rows(batch_rows: int) -> int:
     with scopes_disabled(), transaction.atomic():
         rows = read_rows("state = 'late'", batch_rows)
         free, requests = hold_requests(rows)
@@ -115,6 +123,10 @@ def sweep_open(batch_rows: int = BATCH_ROWS) -> int:
     A process is dead if its heartbeat is stale and stays stale after a sweep has suspected it: after an outage of the
     database every heartbeat is stale, and living processes need a moment for the next one.
     """
+    return _settle_in_parts(_sweep_rows, batch_rows)
+
+
+def _sweep_rows(batch_rows: int) -> int:
     with scopes_disabled(), transaction.atomic():
         now = database_now()
         writers = set(SpendLog.objects.filter(state="open").order_by().values_list("writer_id", flat=True).distinct())
@@ -241,26 +253,47 @@ def _correct_row(row: Row) -> Outcome:
     return replace(outcome, sums=sums, charged=charged)
 
 
+def _settle_in_parts(settle: Callable[[int], int], batch_rows: int) -> int:
+    """Settles so many rows in one transaction. Where the database refuses them, fewer are settled at a time, until the
+    one row is found that it refuses: it is parked, and no other one waits for it. Each part has a transaction of its
+    own, because the sums are locked in one order: two parts in one could meet another worker in a deadlock."""
+    done, size = 0, batch_rows
+    while size:
+        try:
+            count = settle(size)
+        except UNFIT:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        done += count
+        if count < size:
+            break
+        size = min(2 * size, batch_rows - done)
+    return done
+
+
 def _settle(outcomes: Sequence[Outcome], requests: Requests) -> None:
-    """Writes rows and their sums. Where the database refuses the batch, halves of it are written until the one row is
-    found that it refuses; this row is parked and no other one waits for it."""
+    """Writes rows and their sums. A row that the database refuses is parked where it is alone; else one of UNFIT is
+    raised."""
     if not outcomes:
+        return
+    if len(outcomes) > 1:
+        _write_sums(outcomes, requests)
         return
     try:
         with transaction.atomic():
-            write_outcomes(outcomes)
-            roll_up(outcomes)
-            counted = count_outcomes(outcomes, requests)
-            settle_budgets(outcomes)
-            index_tags((row.bucket[0], row.id, row.tags) for row in (outcome.row for outcome in outcomes))
-        requests.update(counted)
+            _write_sums(outcomes, requests)
     except UNFIT as error:
-        if len(outcomes) == 1:
-            _park(outcomes[0], error)
-            return
-        middle = len(outcomes) // 2
-        _settle(outcomes[:middle], requests)
-        _settle(outcomes[middle:], requests)
+        _park(outcomes[0], error)
+
+
+def _write_sums(outcomes: Sequence[Outcome], requests: Requests) -> None:
+    write_outcomes(outcomes)
+    roll_up(outcomes)
+    count_outcomes(outcomes, requests)
+    settle_budgets(outcomes)
+    index_tags((row.bucket[0], row.id, row.tags) for row in (outcome.row for outcome in outcomes))
 
 
 def settle_budgets(outcomes: Sequence[Outcome]) -> None:

@@ -191,9 +191,8 @@ def _series_of(row: Row, is_failure: bool) -> Series:
     return (*row.bucket, row.upstream_model, row.application, row.operation, is_failure)
 
 
-def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
-    """Adds rows that are settled, or settled once more, to the rollups. Returns the requests with them, to be kept once
-    they are written for good."""
+def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> None:
+    """Adds rows that are settled, or settled once more, to the rollups. `requests`: those of `hold_requests`."""
     changes = Changes()
     counted = {request_id: dict(attempts) for request_id, attempts in requests.items()}
     for outcome in outcomes:
@@ -220,7 +219,6 @@ def count_outcomes(outcomes: Iterable[Outcome], requests: Requests) -> Requests:
                 changes.add_request(old_end, -1)
             changes.add_request(new_end)
     changes.write()
-    return counted
 
 
 def adjust_outcomes(outcomes: Iterable[Outcome]) -> None:

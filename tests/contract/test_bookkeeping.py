@@ -4,7 +4,9 @@ Every promise is about what other processes see, so nothing here runs inside a t
 """
 
 import random
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -179,6 +181,43 @@ def test_sums_that_leave_their_range_park_one_row_and_stop_no_other(
     alarms = [record for record in caplog.records if record.name == "billing.bookkeeping"]
     assert [record.levelname for record in alarms] == ["ERROR"] * 2
     assert {vars(record)["spend_id"].replace("-", "") for record in alarms} == {row.id.hex for row in parked}
+    assert_sums_are_right()
+
+
+@pytest.mark.only_on("postgres")
+def test_the_parts_of_a_refused_batch_have_transactions_of_their_own(price: str) -> None:
+    """In one they would lock sums in another order than other workers."""
+    free = Price.objects.create(deployment_id="x", lines={"input": "0", "output": "0"}).id
+    zeros = dict.fromkeys(TOKENS, 0) | {"key_id": "k", "model_group": "a", "finish": "complete"}
+    full = zeros | {"price_id": free, "output_tokens": 2**59, "started_at": WHEN}
+    late = zeros | {"price_id": price, "key_id": "late", "started_at": WHEN + timedelta(hours=2)}
+    make_rows(2, **full)
+    make_rows(1, **late)
+    price_all()
+    [odd] = make_rows(1, **full)
+    others = make_rows(3, **(zeros | {"price_id": price, "started_at": WHEN + timedelta(hours=1)}))
+    make_rows(1, **late)
+
+    def price_them() -> int:
+        try:
+            return price_pending()
+        finally:
+            connection.close()
+
+    def states_of_parts() -> list[str]:
+        return [SpendLog.objects.get(pk=row.pk).state for row in (odd, others[0])]
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            assert UsageHour.objects.select_for_update().get(key_id="late")
+            pricing = pool.submit(price_them)
+            end = time.monotonic() + 60
+            while states_of_parts() != ["parked", "priced"] and time.monotonic() < end:
+                time.sleep(0.02)
+            assert states_of_parts() == ["parked", "priced"]
+            assert not pricing.done()
+        assert pricing.result(timeout=60) == 5
+    assert sorted(states()) == ["parked"] + ["priced"] * 7
     assert_sums_are_right()
 
 
