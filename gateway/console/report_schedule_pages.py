@@ -30,7 +30,8 @@ def show_new_schedule(site: AdminSite, request: HttpRequest) -> HttpResponse:
     """The form has the channels of one owner, which are few. Who chooses it asks for them with `show_channels`."""
     channels = list(_find_channels(request))
     is_asking = "show_channels" in request.POST
-    initial = request.POST.dict() if is_asking else {"time_zone": find_zone(request), **_read_owner(request.GET)}
+    proposed = {"time_zone": find_zone(request), **_read_owner(request.GET)}
+    initial = {**request.POST.dict(), "is_enabled": "is_enabled" in request.POST} if is_asking else proposed
     form = ScheduleForm(request, None if is_asking else request.POST or None, channels, initial=initial)
     if request.method == "POST" and not is_asking and form.is_valid():
         try:

@@ -244,6 +244,9 @@ def test_the_form_of_a_platform_admin_has_all_channels_of_one_owner(client: Clie
     page = asked.content.decode()
     assert 'value="kept"' in page
     assert '<option value="place-11" selected>' in page
+    assert asked.context["form"]["is_enabled"].value() is True
+    off = {name: value for name, value in REPORT.items() if name != "is_enabled"} | {"show_channels": "1"}
+    assert client.post(NEW_REPORT, off).context["form"]["is_enabled"].value() is False
     assert 'role="alert"' not in page
     for owner in ("absent", "a\0b", "x" * 300):
         assert choices(client.post(NEW_REPORT, {**REPORT, "organization": owner, "show_channels": "1"})) == []
