@@ -97,29 +97,42 @@ def tokens_of(name: str) -> Expression:
 
 def cost_of_row() -> Combinable:
     """Picodollars of a row, 0 without a price."""
-    return _adjust(Coalesce(F("cost_pusd"), Value(0), output_field=BigIntegerField()), "delta_pusd")
+    return _adjust(_first_cost(), "delta_pusd")
 
 
 def margin_of_row() -> Combinable:
     """Picodollars that a row costs beyond what its provider is paid."""
-    margin = F("cost_pusd") - F("provider_cost_pusd")
-    return _adjust(Coalesce(margin, Value(0), output_field=BigIntegerField()), "margin_delta_pusd")
+    return _adjust(_first_margin(), "margin_delta_pusd")
 
 
 def cache_saving_of_row() -> Combinable:
     """Picodollars that the prompt cache saved of a row."""
-    saving = Coalesce(F("cache_saving_pusd"), Value(0), output_field=BigIntegerField())
-    return _adjust(saving, "cache_saving_delta_pusd")
+    return _adjust(_first_saving(), "cache_saving_delta_pusd")
+
+
+def _first_cost() -> Coalesce:
+    return Coalesce(F("cost_pusd"), Value(0), output_field=BigIntegerField())
+
+
+def _first_margin() -> Coalesce:
+    return Coalesce(F("cost_pusd") - F("provider_cost_pusd"), Value(0), output_field=BigIntegerField())
+
+
+def _first_saving() -> Coalesce:
+    return Coalesce(F("cache_saving_pusd"), Value(0), output_field=BigIntegerField())
 
 
 def _adjust(first: Coalesce, column: str) -> Combinable:
     """An amount of a row with what its adjustments change of it."""
-    if not PriceAdjustment.objects.exists():
-        return first
+    return first + _adjustments_of_row(column) if PriceAdjustment.objects.exists() else first
+
+
+def _adjustments_of_row(column: str) -> Combinable:
+    """The sum of a column of its adjustments; 0 without any."""
     adjustments = PriceAdjustment.objects.filter(spend_id=OuterRef("id")).order_by().values("spend_id")
     delta = Subquery(adjustments.annotate(delta=Sum(column)).values("delta"), output_field=BigIntegerField())
     # A sum of PostgreSQL is numeric, which would not be divided as an integer
-    return first + Cast(Coalesce(delta, Value(0), output_field=BigIntegerField()), BigIntegerField())
+    return Cast(Coalesce(delta, Value(0), output_field=BigIntegerField()), BigIntegerField())
 
 
 def rank_of_row() -> Case:
@@ -149,10 +162,37 @@ def join_halves(row: Mapping[str, Any], name: str = "cost") -> int:
 def sum_extras_of_rows() -> dict[str, Sum]:
     """The aggregates of EXTRAS of rows: read them with `read_extras`."""
     return {
-        "sum_cache_hits": count_if(Q(cache_hit=True) & ~Q(state__in=CHARGED_AS_LOST)),
+        "sum_cache_hits": _cache_hits(),
         **sum_halves(cache_saving_of_row(), "saving"),
         **sum_halves(margin_of_row(), "margin"),
     }
+
+
+def sum_first_amounts() -> dict[str, Sum]:
+    """The amounts of rows and their cache hits as they were priced first, without adjustments."""
+    return {
+        "sum_cache_hits": _cache_hits(),
+        **sum_halves(_first_cost()),
+        **sum_halves(_first_saving(), "saving"),
+        **sum_halves(_first_margin(), "margin"),
+    }
+
+
+def sum_adjustments() -> dict[str, Sum]:
+    """What adjustments change of the amounts of rows: for rows that have any, each is looked for by itself."""
+    return {
+        **sum_halves(_adjustments_of_row("delta_pusd")),
+        **sum_halves(_adjustments_of_row("cache_saving_delta_pusd"), "saving"),
+        **sum_halves(_adjustments_of_row("margin_delta_pusd"), "margin"),
+    }
+
+
+def has_adjustments() -> Q:
+    return Q(id__in=PriceAdjustment.objects.order_by().values("spend_id"))
+
+
+def _cache_hits() -> Sum:
+    return count_if(Q(cache_hit=True) & ~Q(state__in=CHARGED_AS_LOST))
 
 
 def sum_extras_of_sums() -> dict[str, Sum]:
@@ -166,7 +206,7 @@ def sum_extras_of_sums() -> dict[str, Sum]:
 
 def read_extras(row: Mapping[str, Any]) -> tuple[int, ...]:
     """In the order of EXTRAS."""
-    return int(row["sum_cache_hits"] or 0), join_halves(row, "saving"), join_halves(row, "margin")
+    return int(row.get("sum_cache_hits") or 0), join_halves(row, "saving"), join_halves(row, "margin")
 
 
 def sum_tokens() -> dict[str, Sum]:

@@ -22,17 +22,18 @@ from billing.counted_rows import (
     FAILED,
     WAS_LOST,
     EpochSeconds,
-    cost_of_row,
     count_if,
     elapsed_us,
+    has_adjustments,
     is_end_of_request,
     join_halves,
     number_if,
     rank_of_row,
     read_extras,
     slot_of_time,
-    sum_extras_of_rows,
+    sum_adjustments,
     sum_extras_of_sums,
+    sum_first_amounts,
     sum_halves,
     sum_tokens,
 )
@@ -187,6 +188,7 @@ def _find_groups(
     for span in plan.rows:
         found = _rows_of(rows, span, period)
         yield from _stream(_group_rows(found, period, group_by))
+        yield from _stream(_group_adjustments(found, period, group_by))
         for metric in ENDS if has_latency else ():
             yield from _stream(_group_times(found, period, group_by, metric))
     if series is not None:
@@ -276,11 +278,19 @@ def _group_rows(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[str
         "sum_estimated": count_if(WAS_LOST | Q(usage_source__in=WITH_ESTIMATES)),
         "sum_unpriced": count_if(Q(cost_pusd__isnull=True)),
         **sum_tokens(),
-        **sum_halves(cost_of_row()),
-        **sum_extras_of_rows(),
+        **sum_first_amounts(),
     }
     groups: QuerySet[Any, Any] = rows.annotate(rank=rank_of_row(), **keys).values(*keys)
     summed: QuerySet[Any, Any] = groups.annotate(**sums)
+    return summed
+
+
+def _group_adjustments(rows: QuerySet[SpendLog], period: Period, group_by: Sequence[str]) -> QuerySet[Any, Any]:
+    """What repricing has changed of the amounts of each group. Few rows have adjustments: to look for those of each row
+    takes as long as all the rest."""
+    keys = _key_expressions(period, group_by, Place("started_at", "", FAILED))
+    groups: QuerySet[Any, Any] = rows.filter(has_adjustments()).annotate(**keys).values(*keys)
+    summed: QuerySet[Any, Any] = groups.annotate(**sum_adjustments())
     return summed
 
 
@@ -393,8 +403,8 @@ def _read_sums(group: Mapping[str, Any], *, has_latency: bool) -> Sums:
     _, saving_pusd, margin_pusd = read_extras(group)
     return Sums(
         join_halves(group),
-        tuple(int(group[f"sum_{name}"] or 0) for name in COUNTERS),
-        tuple(int(group[f"sum_{name}"] or 0) for name in COUNTS),
+        tuple(int(group.get(f"sum_{name}") or 0) for name in COUNTERS),
+        tuple(int(group.get(f"sum_{name}") or 0) for name in COUNTS),
         saving_pusd,
         margin_pusd,
         tuple(int(group.get(f"sum_{name}") or 0) for name in LATENCY_COLUMNS) if has_latency else (),
