@@ -114,7 +114,9 @@ def test_sums_of_old_days_go_and_the_ledger_agrees() -> None:
 def test_a_report_of_deleted_days_is_refused_and_says_from_when_on_there_are_sums() -> None:
     make_three_times()
     purge_rollups(KEEP_DAYS)
-    first = (NOON - timedelta(days=KEEP_DAYS)).date()
+    kept_from = SpendRetention.objects.get(id=Kind.DAYS).complete_from
+    assert kept_from is not None
+    first = kept_from.astimezone(UTC).date()
     for group_by in ("day", "hour", "end_user", "team,tag"):
         with pytest.raises(BadRequest, match=f"on {first} or later") as refused:
             report(OLD, NOON, group_by)
