@@ -79,7 +79,7 @@ def _find_horizon(kind: Kind, keep_days: int) -> datetime | None:
 
 
 def _announce(lease: Lease, horizon: datetime) -> bool:
-    """Before the first sum goes: reports refuse the time before, and pricing that may add to it has ended or knows it."""
+    """Before the first sum goes: reports refuse the time before, and pricing of it has ended or knows the horizon."""
     with transaction.atomic():
         announced = read_complete_from(lease.kind)
         if announced is None or announced < horizon:
