@@ -21,7 +21,10 @@ from tests.browser.seed import ATTEMPTS, STATES, seed
 from tests.browser.test_console import SCREENS
 
 SCREEN_QUERIES = 12
-MORE_QUERIES = {"/console/tenants/budgettemplate/": 15}  # it counts seven kinds of scopes that use a template
+MORE_QUERIES = {
+    "/console/tenants/budgettemplate/": 15,  # it counts seven kinds of scopes that use a template
+    "/console/reconciliation/": 26,  # it reads the names and the invoices of each provider, and ours in parts
+}
 PASSWORD = "correct horse battery"
 DEPLOYMENT = {
     "model_group": "gpt-4o",
