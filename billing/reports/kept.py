@@ -2,6 +2,7 @@
 for it would be of a part.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import chain
 from zoneinfo import ZoneInfo
@@ -37,13 +38,21 @@ def has_sums(query: ReportQuery) -> bool:
 
 def find_first_day(zone: ZoneInfo) -> date | None:
     """The first day of a zone of which no sums have been deleted; None where none ever were."""
-    kept_from = read_all_complete_from().get(Kind.DAYS)
+    return _first_of(read_all_complete_from(), zone)
+
+
+def _first_of(kept: Mapping[int, datetime], zone: ZoneInfo) -> date | None:
+    kept_from = kept.get(Kind.DAYS)
     return None if kept_from is None else _first_whole_day(kept_from, zone)
 
 
 def check_days(period: Period) -> None:
     """Raises BadRequest where sums of the period may have been deleted."""
-    first = find_first_day(period.zone)
+    _check_days(period, read_all_complete_from())
+
+
+def _check_days(period: Period, kept: Mapping[int, datetime]) -> None:
+    first = _first_of(kept, period.zone)
     if first is not None and period.start < first:
         raise BadRequest(
             f"Sums of the days before {first} have been deleted. Begin the report on {first} or later.",
@@ -54,8 +63,9 @@ def check_days(period: Period) -> None:
 def check_sums(plan: Plan, period: Period) -> None:
     """Raises BadRequest where sums of the period, or the quarters of an hour that its report reads, may have been
     deleted."""
-    check_days(period)
-    kept_from = read_all_complete_from().get(Kind.QUARTERS)
+    kept = read_all_complete_from()
+    _check_days(period, kept)
+    kept_from = kept.get(Kind.QUARTERS)
     quarters = chain(plan.quarters, plan.moved, plan.deleted)
     if kept_from is None or all(span.starts_at >= kept_from for span in quarters):
         return
