@@ -123,7 +123,7 @@ class AzureAI(PlainProvider):
     needs_api_key = False
     operations = frozenset(Operation)  # completions go out as chat
     own_parameters = frozenset({"api_version"})
-    own_secrets = ENTRA_PRINCIPAL
+    own_secrets = ENTRA_PRINCIPAL | {"azure_ad_token"}
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:

@@ -73,6 +73,12 @@ KEY_PAIR = frozenset({"aws_access_key_id", "aws_secret_access_key"})
 #: reports of AWS (CUR 2.0, model invocation logs) have them. Patterns: STS, Tag; bedrock-runtime, RequestMetadata.
 LABELS = ("organization", "team", "user", "key", "cost_center")
 SESSION_TAGS, REQUEST_METADATA = "aws_session_tags", "aws_request_metadata"
+OWN_PARAMETERS = frozenset(
+    {
+        *("aws_region_name", "aws_bedrock_runtime_endpoint", "base_model"),
+        *("aws_role_name", "aws_session_name", "aws_profile_name", SESSION_TAGS, REQUEST_METADATA),
+    }
+)
 MAX_LABEL = 256
 MAX_METADATA = 16  # entries of requestMetadata
 MAX_TEXTS = 96
@@ -87,8 +93,8 @@ class Bedrock(PlainProvider):
     needs_api_base = False  # the region decides the address
     needs_api_key = False  # an AWS key pair is the alternative
     operations = frozenset({Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING})
-    own_parameters = frozenset({"aws_region_name", "aws_bedrock_runtime_endpoint", "base_model"})
-    own_secrets = KEY_PAIR | {"aws_session_token"}
+    own_parameters = OWN_PARAMETERS
+    own_secrets = KEY_PAIR | {"aws_session_token", "aws_bearer_token_bedrock"}
     replays_reasoning = True
 
     def request(self, call: Call, target: Target, context: AttemptContext) -> UpstreamRequest:

@@ -93,6 +93,22 @@ def test_other_names_hold_no_credential(name: str) -> None:
     assert not is_secret_field(name)
 
 
+@pytest.mark.parametrize(
+    ("provider", "name"), [("bedrock", "aws_bearer_token_bedrock"), ("azure_ai", "azure_ad_token")]
+)
+def test_every_credential_that_a_provider_reads_is_sealed(console: Client, provider: str, name: str) -> None:
+    fields = FORM | {
+        "provider": provider,
+        "api_base": "https://upstream.example",
+        "parameters": json.dumps({name: "t-1"}),
+    }
+    assert console.post("/console/gateway/deployment/add/", fields).status_code == 302
+    with scopes_disabled():
+        row = Deployment.objects.get()
+    assert row.parameters == {}
+    assert secrets_of(row.id)[name] == "t-1"
+
+
 def test_the_console_seals_what_is_typed_into_the_parameters(console: Client) -> None:
     answer = console.post("/console/gateway/deployment/add/", FORM | {"parameters": json.dumps(PARAMETERS)})
     assert answer.status_code == 302

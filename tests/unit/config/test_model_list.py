@@ -633,6 +633,17 @@ def test_a_providers_own_parameters_are_read_with_their_types_and_its_secrets_se
     assert local.parameters == {"num_ctx": 8192}
 
 
+def test_the_role_and_the_bearer_token_of_bedrock_are_read(read: Any) -> None:
+    params = "aws_role_name: arn, aws_session_tags: [team], aws_request_metadata: key, aws_bearer_token_bedrock: t-1"
+    [entry] = read(f"model_list: [{{model_name: m, litellm_params: {{model: bedrock/x, {params}}}}}]").deployments
+    assert entry.parameters == {
+        "aws_role_name": "arn",
+        "aws_session_tags": ["team"],
+        "aws_request_metadata": "key",
+    }
+    assert {name: secret.reveal() for name, secret in entry.credential.items()} == {"aws_bearer_token_bedrock": "t-1"}
+
+
 @pytest.mark.parametrize(
     ("item", "says"),
     [

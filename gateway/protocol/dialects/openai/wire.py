@@ -28,7 +28,7 @@ REDIRECTING = frozenset(
     {
         *("api_base", "base_url", "api_key", "api_version", "api_type", "azure_ad_token"),
         *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_bedrock_runtime_endpoint"),
-        *("aws_role_name", "aws_profile_name", "aws_region_name"),
+        *("aws_role_name", "aws_session_name", "aws_profile_name", "aws_region_name", "aws_bearer_token_bedrock"),
         *("vertex_credentials", "vertex_project", "vertex_location"),
         *("custom_llm_provider", "configurable_clientside_auth_params"),
         *("extra_headers", "default_headers", "extra_body", "extra_query", "headers", "http_client"),
