@@ -4,11 +4,10 @@ Costs are those of the provider: without the margin of a contract.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import reduce
-from operator import or_
+from itertools import islice
 from typing import Any
 
 from django.db.models import Count, Q, QuerySet
@@ -44,9 +43,11 @@ _COMPONENTS: Mapping[str, Component] = {
     "reasoning_tokens": Component.OUTPUT,
 }
 _ATTEMPTS, _ESTIMATED, _UNPRICED = (COUNTERS.index(name) for name in ("attempts", "estimated", "unpriced"))
-#: As literals, without which SQLite does not see that its partial indexes have these rows.
-_METERED = Q(state__in=[RawSQL("'metered'", [])])
-_UNCOUNTED = Q(state__in=[RawSQL("'parked'", [])], cost_pusd=None, lost_tokens=0)
+#: As literals and with the very conditions of the indexes, without which SQLite does not see that its partial indexes
+#: have these rows.
+_METERED = Q(state=RawSQL("'metered'", []))
+_IN_ODD_STATE = Q(state__in=[RawSQL("'aborted'", []), RawSQL("'lost'", []), RawSQL("'parked'", [])])
+_UNCOUNTED = _IN_ODD_STATE & Q(state="parked", cost_pusd=None, lost_tokens=0)
 _EPOCH = date(1970, 1, 1)
 #: A call that runs longer than this before midnight is not looked for.
 LONGEST_CALL = timedelta(hours=2)
@@ -72,12 +73,7 @@ def read_ours(
     report = report_spend(rows, ReportQuery(period, ("day", "upstream_model")), series=series, param="end_date")
     for (day, model), sums in report.rows:
         _add_sums(found[date.fromisoformat(day), names.get(model, model)], sums)
-    within = rows.filter(
-        id__gte=first_id(period.starts_at - SLACK),
-        id__lt=first_id(period.ends_at + SLACK),
-        started_at__gte=period.starts_at,
-        started_at__lt=period.ends_at,
-    )
+    within = rows.filter(started_at__gte=period.starts_at, started_at__lt=period.ends_at)
     _add_details(found, _Details(within, names), report.total, period)
     return dict(found)
 
@@ -110,43 +106,44 @@ def _add_sums(ours: Ours, sums: Sums) -> None:
 
 
 def _add_details(found: dict[Place, Ours], details: "_Details", total: Sums, period: Period) -> None:
-    """The rows are read only for what the sums say that there is."""
+    """The rows are read only for what the sums say that there is. All rows of the period are looked through for
+    estimates alone: the other conditions have an index of few rows, which a database would not take beside bounds of
+    the primary key, or such bounds of their own."""
     if total.counts[_UNPRICED]:
-        for place, tokens in details.group(WITHOUT_COST):
+        for place, tokens in details.group([WITHOUT_COST]):
             found[place].unpriced.update(tokens)
     if total.counts[_ESTIMATED]:
-        for place, tokens in details.group(COUNTED & (WAS_LOST | Q(usage_source__in=WITH_ESTIMATES))):
+        ids = Q(id__gte=first_id(period.starts_at - SLACK), id__lt=first_id(period.ends_at + SLACK))
+        for place, tokens in details.group([ids & COUNTED & (WAS_LOST | Q(usage_source__in=WITH_ESTIMATES))]):
             found[place].estimated.update(tokens)
     for condition in (_METERED, _UNCOUNTED):
-        for place, tokens in details.group(condition):
+        for place, tokens in details.group([condition]):
             found[place].unsettled.update(tokens)
-    for condition in _find_midnights(period):
-        for place, tokens in details.group(COUNTED & condition):
+    midnights = _find_midnights(period)
+    while windows := list(islice(midnights, DAYS_PER_QUERY)):
+        for place, tokens in details.group(windows):
             found[place].crossing.update(tokens)
 
 
 def _find_midnights(period: Period) -> Iterator[Q]:
-    """Conditions of the rows that began before the end of a day and ended after it, some days at a time."""
-    windows: list[Q] = []
+    """For each day the condition of the rows that began before its end and ended after it."""
     day = period.start
     while day <= period.end:
         midnight = datetime.combine(day + timedelta(days=1), time.min, UTC)
-        begin = midnight - LONGEST_CALL
-        windows.append(
-            Q(id__gte=first_id(begin), id__lt=first_id(midnight), started_at__lt=midnight, ended_at__gte=midnight)
-        )
+        ids = Q(id__gte=first_id(midnight - LONGEST_CALL), id__lt=first_id(midnight))
+        yield ids & COUNTED & Q(started_at__lt=midnight, ended_at__gte=midnight)
         day += timedelta(days=1)
-        if len(windows) == DAYS_PER_QUERY or day > period.end:
-            yield reduce(or_, windows)
-            windows = []
 
 
 class _Details:
     def __init__(self, rows: QuerySet[SpendLog], names: Mapping[str, str]) -> None:
         self._rows, self._names = rows, names
 
-    def group(self, condition: Q) -> Iterator[tuple[Place, Counter[Component]]]:
-        for row in self._group(condition).annotate(**sum_tokens()).iterator(chunk_size=2_000):
+    def group(self, conditions: Sequence[Q]) -> Iterator[tuple[Place, Counter[Component]]]:
+        """Each condition is a query of its own within one statement: of a disjunction SQLite reads all rows."""
+        first, *others = [self._group(condition).annotate(**sum_tokens()) for condition in conditions]
+        groups = first.union(*others, all=True) if others else first
+        for row in groups.iterator(chunk_size=2_000):
             yield self._place_of(row), _by_component({name: int(row[f"sum_{name}"] or 0) for name in COUNTS})
 
     def _group(self, condition: Q) -> QuerySet[Any, Any]:
