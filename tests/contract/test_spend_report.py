@@ -375,11 +375,13 @@ def test_more_rows_than_an_answer_may_have_are_refused() -> None:
 
 
 def test_rows_that_pricing_settled_are_in_the_report(api: Api) -> None:
+    now = datetime.now(UTC)  # when their ids are made too
+    days = {"start_date": str((now - timedelta(days=1)).date()), "end_date": str((now + timedelta(days=1)).date())}
     with scopes_disabled():
-        make_rows(40, random.Random(2), started_at=at("2026-11-20T10:30+00:00"))
+        make_rows(40, random.Random(2), started_at=now, ended_at=now)
         while price_pending():
             pass
         rows = list(SpendLog.objects.all())
-    total = report(api, group_by="provider")["total"]
+    total = report(api, group_by="provider", **days)["total"]
     assert {name: total[name] for name in COUNTS} == {name: sum(getattr(row, name) for row in rows) for name in COUNTS}
     assert (total["requests"], total["unpriced"]) == (40, 40)
