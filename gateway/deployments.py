@@ -96,10 +96,10 @@ def save_deployment(
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)
         _refuse_unusable_parameters(stored, deployment)
-        if price_lines is not None:
-            _change_price(deployment, price_lines, price_origin)
         if stored is None:  # one of the same id may have been deleted
             end_versions([deployment.id])
+        if price_lines is not None:
+            _change_price(deployment, price_lines, price_origin)
         with audited("create" if stored is None else "update", deployment):
             deployment.save()
         _audit_credential(deployment, old_parts)

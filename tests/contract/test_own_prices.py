@@ -168,6 +168,16 @@ def test_a_deployment_of_the_same_id_has_no_prices_of_a_deleted_one() -> None:
     assert lines_at(T) is None
 
 
+def test_a_deployment_of_the_same_id_is_priced_though_a_deleted_one_had_this_price_from_a_date() -> None:
+    row = deploy()
+    begin = timezone.now() - timedelta(days=1)
+    set_price("mine", NEW, begin)
+    delete_deployment(row)
+    again = deploy(NEW)
+    assert prices_in_force([again])["mine"].lines == NEW
+    assert [lines_at(begin - TICK), lines_at(T)] == [NEW, NEW]
+
+
 @pytest.mark.parametrize(
     ("lines", "begin", "error"),
     [
