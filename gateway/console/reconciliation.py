@@ -203,6 +203,7 @@ def _describe(
     ordered = list(report.rows)
     if fields["sort"] == "difference":
         ordered.sort(key=lambda row: -abs(row[1].pusd or 0))  # those of the same size in the report's own order
+    page = min(page, max(1, -(-len(ordered) // ROWS)))  # the days may have fewer rows than when the link was made
     first = (page - 1) * ROWS
     shown = ordered[first : first + ROWS]
     chosen = [row for row in report.rows if _name_row(*row) == fields["row"]] if fields["row"] else []

@@ -218,6 +218,9 @@ def test_rows_come_in_pages_by_the_largest_difference_or_by_day(admin: Client) -
     assert (len(page.context["rows"]), page.context["count"]) == (50, "60")
     second = admin.get(f"{COMPARISON}{page.context['next_page']}")
     assert (len(second.context["rows"]), second.context["next_page"]) == (10, "")
+    beyond = admin.get(COMPARISON, {**NOVEMBER, "page": "9"})
+    assert [row.model for row in beyond.context["rows"]] == [row.model for row in second.context["rows"]]
+    assert "No invoice has these days" not in beyond.content.decode()
     by_day = admin.get(COMPARISON, {**NOVEMBER, "sort": "day"}).context["rows"]
     assert [row.model for row in by_day[:2]] == ["model-00", "model-01"]
     [days] = page.context["days"]
