@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlencode
 
 from django import forms
@@ -20,6 +21,7 @@ from billing.models import InvoiceImport
 from billing.reconciliation.imports import Imported, delete_invoice, import_invoice
 from billing.reconciliation.lines import MAX_NAME, InvoiceUnreadable
 from billing.reconciliation.sources import SOURCES
+from billing.reports.query import MAX_DAYS
 from gateway.console.set_price import may_set_prices
 from tenants.admin.console import badge, timestamp, two_lines
 
@@ -173,7 +175,9 @@ def _name_days(row: InvoiceImport) -> str:
 
 
 def _link_comparison(row: InvoiceImport) -> str:
-    days = {"start_date": row.first_day.isoformat(), "end_date": row.last_day.isoformat(), "provider": row.source}
+    """The days of the import; the last ones where it has more than a report may span."""
+    start = max(row.first_day, row.last_day - timedelta(days=MAX_DAYS - 1))
+    days = {"start_date": start.isoformat(), "end_date": row.last_day.isoformat(), "provider": row.source}
     return f"{reverse('admin:reconciliation')}?{urlencode(days)}"
 
 

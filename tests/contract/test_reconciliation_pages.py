@@ -88,6 +88,16 @@ def test_an_uploaded_invoice_is_compared_and_taken_back(admin: Client, api: Api)
     assert told(admin.post(INVOICES, {"delete": row.id}))[-1] == "There is no such import any more."
 
 
+def test_an_import_of_more_days_than_a_report_spans_leads_to_its_last_ones(admin: Client) -> None:
+    day = datetime(2026, 11, 30, tzinfo=UTC).date()
+    invoice = add_import(first_day=day - timedelta(days=366), last_day=day, ended_at=datetime(2026, 12, 1, tzinfo=UTC))
+    add_line(invoice, "late", 367)
+    [row] = admin.get(INVOICES).context["rows"]
+    page = admin.get(row.comparison)
+    assert (page.status_code, len(page.context["rows"])) == (200, 1)
+    assert page.context["fields"]["start_date"] == "2025-11-30"
+
+
 def test_the_same_file_again_is_the_same_import(admin: Client) -> None:
     upload(admin)
     assert "replace" not in " ".join(told(upload(admin)))
