@@ -12,7 +12,7 @@ from gateway.protocol.provider import BODY_PREFIX, HEADER_PREFIX
 SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 SECRET_FIELD = re.compile(
     r"(?:.*[_-])?(?:api_?key|key|token|access_?token|auth_?token|bearer_?token|secret|credentials?|authorization)"
-    r"|.*(?:password|passphrase|secret_?key|private_?key).*",
+    r"|.*(?:password|passphrase|secret_?key|private_?key|bearer_token_bedrock).*",
     re.IGNORECASE,
 )
 #: Names that the pattern matches and that hold no credential.

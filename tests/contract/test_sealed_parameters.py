@@ -78,7 +78,7 @@ def stored(**fields: Any) -> Deployment:
 @pytest.mark.parametrize(
     "name",
     """api_key my_key access_token X-Token client_secret db_password passwordHash secret credentials private_key
-    aws_session_token signing_key""".split(),  # noqa: SIM905
+    aws_session_token aws_bearer_token_bedrock signing_key""".split(),  # noqa: SIM905
 )
 def test_the_name_of_a_credential_is_recognized(name: str) -> None:
     assert is_secret_field(name)
@@ -132,6 +132,16 @@ def test_an_answer_of_the_management_api_masks_them(api: Api) -> None:
     assert shown["litellm_params"]["partner"] is shown["litellm_params"]["db_password"] is None
     api.update(row.id, litellm_params={**shown["litellm_params"], "temperature": 0.5})
     assert secrets_of(row.id) == SEALED
+
+
+def test_a_token_that_an_earlier_version_kept_in_clear_is_masked_and_sealed_with_the_next_change(api: Api) -> None:
+    row = stored(parameters={"aws_bearer_token_bedrock": "t-12345678"})
+    shown = api.info(row.id)
+    assert shown["litellm_params"]["aws_bearer_token_bedrock"] is None
+    assert "t-12345678" not in json.dumps(shown, default=str)
+    api.update(row.id, litellm_params={"weight": 2})
+    assert row_of(row.id).parameters == {}
+    assert secrets_of(row.id) == {"aws_bearer_token_bedrock": "t-12345678"}
 
 
 def test_the_migration_seals_what_stands_in_clear() -> None:
