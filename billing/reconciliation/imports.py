@@ -14,7 +14,7 @@ from typing import BinaryIO
 from django.utils import timezone
 
 from billing.models import InvoiceImport, InvoiceLine, InvoiceName
-from billing.reconciliation.lines import MAX_NAME, LineKey, LineSum
+from billing.reconciliation.lines import MAX_NAME, InvoiceUnreadable, LineKey, LineSum
 from billing.reconciliation.source import InvoiceSource, read_invoice
 from tenants.audit import Entry, record, snapshot
 from tenants.revision import write_transaction
@@ -33,7 +33,7 @@ class Imported:
 def import_invoice(
     file: BinaryIO, source: InvoiceSource, *, account: str = "", file_name: str = "", actor: str = ""
 ) -> Imported:
-    """Raises InvoiceUnreadable; then nothing is written."""
+    """Raises InvoiceUnreadable; then nothing is written, but where another request takes the import back meanwhile."""
     content = read_invoice(file, source)
     by_day: dict[date, dict[LineKey, LineSum]] = defaultdict(dict)
     for key, found in content.sums.items():
@@ -63,9 +63,11 @@ def import_invoice(
 
 
 def _replace_day(invoice: InvoiceImport, day: date, sums: Mapping[LineKey, LineSum]) -> int:
-    """Returns how many lines of other imports it has replaced."""
+    """Returns how many lines of other imports it has replaced. Raises InvoiceUnreadable for an import that is gone."""
     kinds = {key.is_usage for key in sums}
     with write_transaction():
+        if not InvoiceImport.objects.filter(pk=invoice.pk).exists():
+            raise InvoiceUnreadable("its import was taken back meanwhile")
         found = InvoiceLine.objects.filter(source=invoice.source, account=invoice.account, day=day, is_usage__in=kinds)
         replaced = found.exclude(invoice=invoice).count()
         found.delete()

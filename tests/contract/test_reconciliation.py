@@ -18,7 +18,8 @@ from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
 from billing.models import InvoiceImport, InvoiceLine, Price, SpendLog, UsageCoverage
-from billing.reconciliation.imports import import_invoice
+from billing.reconciliation import imports
+from billing.reconciliation.imports import delete_invoice, import_invoice
 from billing.reconciliation.lines import InvoiceUnreadable
 from billing.reconciliation.sources import SOURCES
 from billing.rollup_rebuild import FIRST_DAY, rebuild_day
@@ -441,3 +442,18 @@ def test_the_lists_show_no_signs_that_a_terminal_obeys(export: Path) -> None:
     text = run("imports") + run("names")
     assert all(sign.isprintable() for sign in text.replace("\n", ""))
     assert "costs�.json" in text
+
+
+def test_an_import_that_is_taken_back_between_two_days_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_day = imports._replace_day
+
+    def write_and_take_back(invoice: InvoiceImport, *arguments: Any) -> int:
+        replaced = write_day(invoice, *arguments)
+        delete_invoice(invoice)
+        return replaced
+
+    monkeypatch.setattr(imports, "_replace_day", write_and_take_back)
+    days = [Billed(Call(FIRST + timedelta(days=day), "gpt-4o", (1000, 0, 10))) for day in range(2)]
+    with pytest.raises(InvoiceUnreadable, match="taken back"):
+        bring_in(costs_json(days))
+    assert (InvoiceImport.objects.count(), InvoiceLine.objects.count()) == (0, 0)
