@@ -187,7 +187,7 @@ def test_drafts_are_shown_beside_the_price_and_decided_on(admin: Client) -> None
 
 
 def seen_by(client: Client, **query: str) -> dict[str, str]:
-    """What the form of the page says about the drafts that it shows."""
+    """The fields by which the form of the page tells the drafts that it shows."""
     page = client.get(DRAFTS, query).content.decode()
     return {name: re.findall(rf'name="{name}" value="([^"]*)"', page)[0] for name in ("newest", "count")}
 

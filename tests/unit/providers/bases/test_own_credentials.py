@@ -1,4 +1,4 @@
-"""Whether a deployment brings its own credentials, or would use the identity of the gateway's machine."""
+"""A deployment brings its own credentials, or it would use the identity of the gateway's machine."""
 
 from typing import Any
 
