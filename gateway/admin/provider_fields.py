@@ -46,6 +46,9 @@ def label_of(name: str) -> str:
 
 
 def render_value(value: Json) -> str:
+    """The value as a person types it: a list of names with commas between."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
