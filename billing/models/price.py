@@ -2,8 +2,8 @@
 
 A version belongs to one deployment (`deployment_id`), to one organization (its contract, `organization_id`), or to the
 catalogue. The two last name the provider and the model that they are for. In force is the active version with the
-latest `effective_from`, of several the one made last. A change makes a new version; only the status of a draft
-changes. Prices are the platform's: a tenant writes none, and reads those of its own deployments and contracts.
+latest `effective_from`, of several the one made last. A change makes a new version; of one that exists only the
+status changes. Prices are the platform's: a tenant writes none, and reads those of its own deployments and contracts.
 """
 
 from decimal import Decimal
