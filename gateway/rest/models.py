@@ -347,9 +347,7 @@ def _change(
         if name not in params and name not in old_provider_parameters and name != "extra_headers"
     } | dict(entry.parameters)
     headers = _remaining_headers(row, params) | parameters.pop("extra_headers", {})
-    price = own_prices_in_force([row]).get(row.id)
-    new_lines = {find_line(name) for name in (*params, *info)}
-    lines = {line: usd for line, usd in (price.lines if price else {}).items() if line not in new_lines}
+    price_lines = _change_lines(row, (*params, *info), entry.price_lines)
 
     row.model_group = entry.model_group
     row.provider = entry.provider
@@ -367,8 +365,19 @@ def _change(
         del credential["api_key"]
     changed_credential = _change_credential(row, params, credential, is_same=is_same)
     budget = entry.budget if params.keys() & set(BUDGET_FIELDS) else None
-    _save(row, credential=changed_credential, price_lines=lines | dict(entry.price_lines), budget=budget)
+    _save(row, credential=changed_credential, price_lines=price_lines, budget=budget)
     return ignored
+
+
+def _change_lines(row: Deployment, names: Iterable[str], given: Mapping[str, str]) -> Mapping[str, str] | None:
+    """The whole price with the lines that a change names; None where it names none: then the prices stay as they are,
+    also one that begins meanwhile."""
+    new_lines = {line for name in names if (line := find_line(name)) is not None}
+    if not new_lines:
+        return None
+    price = own_prices_in_force([row]).get(row.id)
+    lines = price.lines if price is not None else {}
+    return {line: usd for line, usd in lines.items() if line not in new_lines} | dict(given)
 
 
 def _complete_params(row: Deployment, params: JsonMapping) -> JsonObject:
@@ -475,11 +484,12 @@ def _save(
     row: Deployment,
     *,
     credential: Mapping[str, str | None] | None,
-    price_lines: Mapping[str, str],
+    price_lines: Mapping[str, str] | None,
     budget: JsonMapping | None,
 ) -> None:
+    lines = None if price_lines is None else dict(price_lines)
     with reading_refusals():
-        save_deployment(row, credential=credential, price_lines=dict(price_lines), budget=budget)
+        save_deployment(row, credential=credential, price_lines=lines, budget=budget)
 
 
 @contextmanager

@@ -157,6 +157,17 @@ def test_an_unchanged_deployment_keeps_what_is_planned_and_a_changed_price_ends_
     assert prices_in_force([row])["mine"].lines == OLD
 
 
+def test_a_change_without_a_price_ends_none_that_begins_meanwhile(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy(OLD)
+    set_price("mine", NEW, T)
+    begun = Price.objects.get(effective_from=T)
+    monkeypatch.setattr("gateway.deployments.own_prices_in_force", lambda _rows: {"mine": begun})
+    answer = api.post("/model/update", {"model_info": {"id": "mine"}, "litellm_params": {"weight": 3}})
+    assert answer.status_code == 200, answer.content
+    assert Deployment.objects.get().weight == 3
+    assert [lines_at(T - TICK), lines_at(T)] == [OLD, NEW]
+
+
 def test_a_deployment_of_the_same_id_has_no_prices_of_a_deleted_one() -> None:
     row = deploy(OLD)
     set_price("mine", NEW, T)
