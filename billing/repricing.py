@@ -196,13 +196,27 @@ def find_running() -> list[str]:
 
 
 def run_step(job_id: str, find_price: FindPrice, find_deployments: FindDeployments = lambda model: ()) -> bool:
-    """Prices the next rows of a job; False once it has ended. Several processes may do it: they take turns."""
+    """Prices the next rows of a job; False once it has ended. Several processes may do it: they take turns. Where the
+    database refuses the rows, fewer are priced: two parts in one transaction would lock sums in another order than
+    pricing does, and could meet it in a deadlock."""
+    most_rows = BATCH_ROWS
+    while True:
+        try:
+            return _price_next(job_id, find_price, find_deployments, most_rows)
+        except UNFIT:
+            if most_rows == 1:
+                raise
+            most_rows //= 2
+
+
+def _price_next(job_id: str, find_price: FindPrice, find_deployments: FindDeployments, most_rows: int) -> bool:
+    """`run_step` of at most so many rows. Raises one of UNFIT where the sums cannot take several."""
     with scopes_disabled():
         job = RepriceJob.objects.filter(id=job_id, state=RepriceJob.State.RUNNING).first()
         if job is None:
             return False
         scope = Scope(job.model, job.is_unpriced, job.since, job.until, find_deployments(job.model))
-        ids = _find_ids(scope, job.cursor)  # before the transaction: on SQLite a write waits for every other one
+        ids = _find_ids(scope, job.cursor, most_rows)  # outside of it: on SQLite a write waits for every other one
         with transaction.atomic():
             current = RepriceJob.objects.select_for_update().get(id=job_id)
             if current.state != RepriceJob.State.RUNNING or current.cursor != job.cursor:
@@ -222,8 +236,8 @@ def run_step(job_id: str, find_price: FindPrice, find_deployments: FindDeploymen
     return bool(ids)
 
 
-def _find_ids(scope: Scope, cursor: UUID | None) -> list[UUID]:
-    return list(_rows_behind(scope, cursor).order_by("id").values_list("id", flat=True)[:BATCH_ROWS])
+def _find_ids(scope: Scope, cursor: UUID | None, most_rows: int = BATCH_ROWS) -> list[UUID]:
+    return list(_rows_behind(scope, cursor).order_by("id").values_list("id", flat=True)[:most_rows])
 
 
 def _rows_behind(scope: Scope, cursor: UUID | None) -> QuerySet[SpendLog]:
@@ -288,22 +302,20 @@ def _count(rows: list[Row], changes: list[Change]) -> Totals:
 
 
 def _apply_fitting(job: RepriceJob, changes: list[Change]) -> list[Change]:
-    """Writes the changes; returns those that are written. Where the database refuses them, halves are written until the
-    one is found that it refuses: this row stays as it is, and neither the job nor the next one waits for it."""
-    if not changes:
-        return []
+    """Writes the changes; returns those that are written. One that the database refuses is left out where it is alone:
+    this row stays as it is, and neither the job nor the next one waits for it. Else one of UNFIT is raised."""
+    if len(changes) != 1:
+        _apply(job, changes)
+        return changes
     try:
         with transaction.atomic():
             _apply(job, changes)
     except UNFIT as error:
-        if len(changes) == 1:
-            logger.error(
-                "a spend row keeps its cost: the sums cannot take another one",
-                extra={"spend_id": str(changes[0].row.id), "reprice_job": job.id, "why": type(error).__name__},
-            )
-            return []
-        middle = len(changes) // 2
-        return [*_apply_fitting(job, changes[:middle]), *_apply_fitting(job, changes[middle:])]
+        logger.error(
+            "a spend row keeps its cost: the sums cannot take another one",
+            extra={"spend_id": str(changes[0].row.id), "reprice_job": job.id, "why": type(error).__name__},
+        )
+        return []
     return changes
 
 

@@ -1,9 +1,12 @@
 """Repricing: every row once by each version, its difference in sums and budgets, the row itself as it was."""
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.db.models import Sum
 from django.utils import timezone
 
@@ -218,6 +221,43 @@ def test_a_row_that_the_sums_cannot_take_keeps_its_cost_and_stops_no_other() -> 
     assert {row.key_id for row in adjusted} == {"before", "behind"}
     assert UsageHour.objects.get(key_id="full").cost_pusd == MAX_SUM - 1
     assert job.delta_pusd == sum(row.delta_pusd for row in PriceAdjustment.objects.all())
+
+
+@pytest.mark.only_on("postgres")
+@pytest.mark.rows_by_hand
+def test_the_parts_of_refused_rows_have_transactions_of_their_own() -> None:
+    """In one they would lock sums in another order than pricing does."""
+    free, new = version({"input": "0", "output": "0"}), version(NEW)
+    for key_id, hours in (("other", 0), ("full", 0), ("late", 2)):
+        started_at = WHEN + timedelta(hours=hours)
+        make_rows(1, model_group="a", key_id=key_id, price_id=free, input_tokens=10, started_at=started_at)
+    while price_pending():
+        pass
+    UsageHour.objects.filter(key_id="full").update(cost_pusd=MAX_SUM - 1)
+    job = start_job(everything(), actor="test")
+
+    def work() -> None:
+        try:
+            while run_step(job.id, always(new)):
+                pass
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            assert UsageHour.objects.select_for_update().get(key_id="late")
+            working = pool.submit(work)
+            end = time.monotonic() + 60
+            while RepriceJob.objects.get(id=job.id).rows < 2 and time.monotonic() < end:
+                time.sleep(0.02)
+            job.refresh_from_db()
+            assert (job.state, job.rows, job.changed) == ("running", 2, 1)
+            assert not working.done()
+        working.result(timeout=60)
+    job.refresh_from_db()
+    assert (job.state, job.rows, job.changed) == ("done", 3, 2)
+    adjusted = SpendLog.objects.filter(id__in=PriceAdjustment.objects.values("spend_id"))
+    assert {row.key_id for row in adjusted} == {"other", "late"}
 
 
 def test_calls_of_the_groups_deployments_are_priced_whatever_they_are_called() -> None:
