@@ -91,7 +91,7 @@ def save_deployment(
             credential = keep_other_parts(deployment, secrets) if credential is None else {**credential, **secrets}
         if stored is not None:
             _refuse_redirection(stored, deployment, credential)
-            deployment.credential = stored.credential
+            deployment.credential, deployment.price_id = stored.credential, stored.price_id
         old_parts = _open_parts(stored)
         if credential is not None:
             deployment.credential = _seal(deployment, credential, keep_foreign_seals=keep_foreign_seals)

@@ -157,6 +157,18 @@ def test_an_unchanged_deployment_keeps_what_is_planned_and_a_changed_price_ends_
     assert prices_in_force([row])["mine"].lines == OLD
 
 
+def test_a_row_that_was_read_before_a_price_was_set_does_not_take_it_back() -> None:
+    deploy(OLD)
+    row = Deployment.objects.get()
+    set_price("mine", NEW)
+    row.weight = 3
+    save_deployment(row)
+    assert (lines_at(T), Deployment.objects.get().weight) == (NEW, 3)
+    row.price_id = ""
+    save_deployment(row, price_lines={})
+    assert lines_at(T) is None
+
+
 def test_a_change_without_a_price_ends_none_that_begins_meanwhile(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy(OLD)
     set_price("mine", NEW, T)
