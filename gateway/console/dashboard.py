@@ -61,15 +61,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`units`: (name, sums) of each hour or day. `before`: the cost of the period before; None for the last hours."""
+    """`units`: (name, sums) of each hour or day. `before_pusd`: the cost of the period before; None for the last hours,
+    and where its sums are deleted."""
 
     period: Period
     units: Sequence[tuple[str, Sums]]
-    before_pusd: int | None
-
-    @property
-    def is_last_hours(self) -> bool:
-        return self.before_pusd is None
+    before_pusd: int | None = None
+    is_last_hours: bool = False
 
     @property
     def starts_at(self) -> datetime:
@@ -141,7 +139,7 @@ def find_figures(request: HttpRequest, name: str, zone: str) -> Figures:
         now = timezone.now()
         units = [one for one in units if datetime.fromisoformat(one) <= now]
     if is_last:
-        return Figures(period, [(one, sums.get(one, NOTHING)) for one in units[-HOURS:]], None)
+        return Figures(period, [(one, sums.get(one, NOTHING)) for one in units[-HOURS:]], is_last_hours=True)
     query_before, before = replace(query, period=find_previous(period)), None
     if has_sums(query_before):
         before = report_spend(rows, query_before, series=series).total.cost_pusd

@@ -154,6 +154,21 @@ def test_the_dashboard_compares_with_no_deleted_sums(client: Client) -> None:
     assert change() is None
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_a_dashboard_without_a_comparison_leads_to_the_rows_of_its_days(client: Client, zone: str) -> None:
+    make(started_at=timezone.now())
+    roll_up()
+    enter(client)
+
+    def link() -> str:
+        cards = client.get("/console/", {"period": "30d", "tz": zone}).context["cards"]
+        return str(next(card.link for card in cards if str(card.title) == "Requests"))
+
+    compared = link()
+    SpendRetention.objects.create(id=SpendRetention.Kind.DAYS, complete_from=timezone.now() - timedelta(days=32))
+    assert link() == compared
+
+
 def test_a_number_leads_to_its_rows_in_the_log(client: Client) -> None:
     make(model_group="m&a=b", key_id="k", started_at=at("2026-11-20T03:00+00:00"))
     answer = show(enter(client), group_by="week,model_group", tz="Asia/Kolkata", end_date="2026-11-19")
