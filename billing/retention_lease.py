@@ -27,7 +27,7 @@ class Lease:
         return own.update(lease_ends_at=timezone.now() + LENGTH) == 1
 
     def announce(self, horizon: datetime) -> None:
-        """What began before may be gone from now on. It never goes back."""
+        """Says that anything that began before may be gone from now on. It never goes back."""
         earlier = Q(complete_from=None) | Q(complete_from__lt=horizon)
         SpendRetention.objects.filter(earlier, id=self.kind, runner_id=self.runner_id).update(complete_from=horizon)
 
