@@ -171,10 +171,7 @@ class DeploymentForm(ServiceForm):
         self.initial["api_base"] = strip_user(self.initial.get("api_base") or "")
         self._fill_provider_fields()
         self._fill_abilities()
-        for name, (line, _label, _help) in PRICE_FIELDS.items():
-            stored_price = self._price_lines().get(line)
-            if stored_price is not None:
-                self.initial[name] = per_million(stored_price)
+        self._fill_prices()
 
     def _offer_providers(self, field: forms.Field) -> None:
         assert isinstance(field, forms.ChoiceField)
@@ -222,6 +219,17 @@ class DeploymentForm(ServiceForm):
             if isinstance(mode, ModeField):
                 mode.offer(info.get("mode"))
 
+    def _fill_prices(self) -> None:
+        """A field is changed where it differs from what the page has shown, which it sends along: meanwhile another
+        version may have begun, and the page of before must not end it."""
+        stored_lines = self._price_lines()
+        for name, (line, _label, _help) in PRICE_FIELDS.items():
+            if line in stored_lines:
+                self.initial[name] = per_million(stored_lines[line])
+            if name in self.fields:
+                has_shown = self.add_initial_prefix(name) in self.data
+                self.fields[name].show_hidden_initial = has_shown or not self.is_bound
+
     def model_info(self) -> JsonObject:
         info = self.instance.model_info if isinstance(self.instance.model_info, dict) else {}
         return change_abilities(info, self.cleaned_data["mode"], self.cleaned_data["lacking"])
@@ -258,13 +266,14 @@ class DeploymentForm(ServiceForm):
         return keep_other_parts(self.instance, entered) if entered else None
 
     def price_lines(self) -> dict[str, object] | None:
-        """None if no price changed; else the whole price, with the lines that have no field in this form."""
-        if not set(PRICE_FIELDS) & set(self.changed_data):
+        """None if no price changed; else the whole price, with the lines that were not changed in this form."""
+        changed = [name for name in PRICE_FIELDS if name in self.changed_data]
+        if not changed:
             return None
-        editable = {line for line, _label, _help in PRICE_FIELDS.values()}
-        lines: dict[str, object] = {k: v for k, v in self._price_lines().items() if k not in editable}
-        for name, (line, _label, _help) in PRICE_FIELDS.items():
-            amount = self.cleaned_data[name]
+        lines: dict[str, object] = dict(self._price_lines())
+        for name in changed:
+            line, amount = PRICE_FIELDS[name][0], self.cleaned_data[name]
+            lines.pop(line, None)
             if amount is not None:
                 lines[line] = per_token(amount)
         return lines

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from django_scopes import get_scope, scopes_disabled
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.amounts import per_million, per_token, price_label
 from billing.models import Price, SpendLog
+from gateway.deployments import set_price
 from gateway.models import Deployment
 from gateway.models.encryption import unseal
 from gateway.protocol.amounts import usd_exact, usd_short, usd_text
+from gateway.stores.deployment_prices import prices_in_force
 from tenants.models import DEFAULT_ORGANIZATION, Revision, Team, User, VirtualKey
 from tests.browser.seed import ATTEMPTS, STATES, seed
 from tests.browser.test_console import SCREENS
@@ -212,6 +216,25 @@ def test_lines_without_a_field_survive_an_edit_and_an_empty_price_is_unknown(con
         Deployment.objects.update(price_id=Price.objects.filter(lines={"input": "0.000001"}).get().pk)
     post_deployment(console, deployment, price_input="")
     assert stored_deployment().price_id == ""
+
+
+def test_a_page_from_before_a_price_began_does_not_end_it(console: Client) -> None:
+    post_deployment(console, api_key="sk-u", price_input="1", price_output="4")
+    deployment = stored_deployment()
+    page = console.get(f"/console/gateway/deployment/{deployment.pk}/change/")
+    assert 'name="initial-price_input"' in page.content.decode()
+    form = page.context["adminform"].form
+    shown = {name: str(form[name].value()) for name in ("price_input", "price_output")}
+    posted = shown | {form.add_initial_prefix(name): value for name, value in shown.items()}
+    set_price(deployment.pk, {"input": "0.000002", "output": "0.000008"}, timezone.now() - timedelta(minutes=1))
+
+    def lines() -> object:
+        return prices_in_force([stored_deployment()])[deployment.pk].lines
+
+    assert post_deployment(console, deployment, **posted, weight="3").status_code == 302
+    assert (stored_deployment().weight, lines()) == (3, {"input": "0.000002", "output": "0.000008"})
+    assert post_deployment(console, deployment, **{**posted, "price_input": "3"}).status_code == 302
+    assert lines() == {"input": "0.000003", "output": "0.000008"}
 
 
 def test_credential_is_kept_replaced_and_removed(console: Client) -> None:
