@@ -93,7 +93,7 @@ def _read_both(source: Source, query: ReportQuery) -> tuple[Report, Chart | None
 
 def _read_by_member(source: Source, query: ReportQuery) -> tuple[Report, Chart | None]:
     """The report by end user or tag first, and its chart: of a few of them alone the spend rows would be read."""
-    unit = choose_unit(query.period)
+    unit = _find_unit(query)
     try:
         by_time = source.read(replace(query, group_by=(unit, query.group_by[0])))
     except BadRequest:  # more rows than a report has: the report itself may have less
@@ -105,7 +105,7 @@ def _read_by_member(source: Source, query: ReportQuery) -> tuple[Report, Chart |
 def _read_chart(source: Source, query: ReportQuery, report: Report) -> Chart:
     """The chart of a report without a unit of time: of the dearest members of its first dimension, and of all others
     together. All calls are read last, so that a call that is settled meanwhile is one of the others."""
-    unit, dimension = choose_unit(query.period), query.group_by[0]
+    unit, dimension = _find_unit(query), query.group_by[0]
     if "tag" in query.group_by:  # a call with two tags would count twice
         report = source.read(replace(query, group_by=(dimension,), measures=()))
     costs: dict[str, int] = defaultdict(int)
@@ -123,6 +123,12 @@ def _read_chart(source: Source, query: ReportQuery, report: Report) -> Chart:
 def _sort_dearest(costs: Mapping[str, int]) -> list[str]:
     """The members of these costs; of equal ones by name."""
     return sorted(costs, key=lambda name: (-costs[name], name))
+
+
+def _find_unit(query: ReportQuery) -> str:
+    """The unit of the chart: a day where the hours of the period are deleted, which the report itself does not read."""
+    unit = choose_unit(query.period)
+    return unit if unit != "hour" or has_sums(replace(query, group_by=(unit,))) else "day"
 
 
 def choose_unit(period: Period) -> str:

@@ -17,7 +17,7 @@ from django.utils.html import escape
 from django_scopes import scopes_disabled
 from uuid_utils import uuid7
 
-from billing.models import SpendLog, SpendRetention
+from billing.models import FIRST_DAY, SpendLog, SpendRetention, UsageCoverage
 from billing.reports import guard
 from billing.reports.spend import report_spend
 from billing.tag_index import index_tags
@@ -137,6 +137,20 @@ def test_what_deleted_sums_were_of_is_neither_shown_nor_compared(client: Client)
     refused = client.get(PAGE, {**NOVEMBER, "start_date": "2026-10-02"})
     assert (refused.status_code, refused.context["error_field"]) == (400, "start_date")
     assert "Begin the report on 2026-10-03 or later" in refused.content.decode()
+
+
+@pytest.mark.parametrize("group_by", ["team", "team,model_group", "end_user"])
+def test_a_day_whose_hours_are_deleted_has_a_chart_of_days(client: Client, group_by: str) -> None:
+    begun = {"complete_from": FIRST_DAY, "members_complete_from": FIRST_DAY}
+    UsageCoverage.objects.update_or_create(id=1, defaults=begun)
+    make(cost_pusd=300, started_at=at("2026-11-02T10:00+00:00"))
+    roll_up()
+    SpendRetention.objects.create(id=SpendRetention.Kind.QUARTERS, complete_from=at("2026-11-10T00:00+00:00"))
+    day = {"start_date": "2026-11-02", "end_date": "2026-11-02"}
+    answer = show(enter(client), **day, group_by=group_by)
+    assert answer.context["total"].exact == usd_exact(300)
+    assert answer.context["chart"] is not None
+    assert client.get(PAGE, {**NOVEMBER, **day, "group_by": "hour"}).status_code == 400
 
 
 def test_the_dashboard_compares_with_no_deleted_sums(client: Client) -> None:
