@@ -487,7 +487,7 @@ def _save(
     price_lines: Mapping[str, str] | None,
     budget: JsonMapping | None,
 ) -> None:
-    lines = None if price_lines is None else dict(price_lines)
+    lines: dict[str, object] | None = None if price_lines is None else dict(price_lines)
     with reading_refusals():
         save_deployment(row, credential=credential, price_lines=lines, budget=budget)
 
