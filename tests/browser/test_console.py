@@ -283,7 +283,7 @@ def test_what_a_deployment_does_not_take_is_one_row_of_choices(console: Console)
     page.locator("#result_list tbody", has_text="far/*").get_by_role("link").first.click()
     expect(page.get_by_label("Images")).to_be_checked()
     expect(page.get_by_label("Audio")).not_to_be_checked()
-    expect(page.get_by_label("Tags")).to_have_value("eu")
+    expect(page.get_by_label("Tags", exact=True)).to_have_value("eu")
 
 
 def test_deployment_from_the_file_is_read_only(console: Console) -> None:

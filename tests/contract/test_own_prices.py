@@ -28,7 +28,7 @@ from tests.contract.test_prices_command import prices
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sound_ledger")]
 
-T = datetime(2026, 12, 1, tzinfo=UTC)
+T = datetime(2090, 12, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 OLD, NEW, NEWEST = {"input": "0.000001"}, {"input": "0.000002"}, {"input": "0.000003"}
 PUBLIC = {"input": "0.000009"}
@@ -170,7 +170,7 @@ def test_a_row_that_was_read_before_a_price_was_set_does_not_take_it_back() -> N
 
 
 def test_a_change_without_a_price_ends_none_that_begins_meanwhile(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    deploy(OLD)
+    deploy(OLD, provider="ollama")  # which needs no key
     set_price("mine", NEW, T)
     begun = Price.objects.get(effective_from=T)
     monkeypatch.setattr("gateway.deployments.own_prices_in_force", lambda _rows: {"mine": begun})
