@@ -75,7 +75,8 @@ def prepare(plan: StartPlan) -> StartSummary:
             _migrate()
             check_row_security()
             warnings = (*plan.warnings, *row_security_warnings())
-            sync_book(read_seed(), PriceBook.Source.SEED)
+            with scopes_disabled():  # prices of the catalogue are of no organization
+                sync_book(read_seed(), PriceBook.Source.SEED)
             if plan.config is not None:
                 load_config(plan.config)
             _ensure_echo(plan.config)

@@ -42,7 +42,7 @@ def _database_of(gateway: Gateway) -> Mapping[str, Any] | None:
     if url := gateway.env.get("DATABASE_URL"):
         database = dict(dj_database_url.parse(url))
         database["OPTIONS"] = settings.POSTGRESQL | database.get("OPTIONS", {})
-    elif (file := gateway.home / "db.sqlite3").exists():
+    elif (file := gateway.home / "db.sqlite3").is_file():
         database = settings.SQLITE | {"NAME": file}
     else:
         return None

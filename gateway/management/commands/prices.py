@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
+from django_scopes import scopes_disabled
 
 from billing.amounts import per_million, per_token
 from billing.catalogue.import_litellm import read_price_map
@@ -95,7 +96,7 @@ class Command(BaseCommand):
         reprice.add_argument("--reason", default="")
 
     def handle(self, *args: object, **options: Any) -> None:
-        with acting_as(f"shell:{getpass.getuser()}"):
+        with acting_as(f"shell:{getpass.getuser()}"), scopes_disabled():  # a user of this shell is the platform admin
             match options["action"]:
                 case "sync":
                     self._sync(options["litellm"])
