@@ -28,6 +28,7 @@ UNSCOPED = {
     "gateway/explanation/call.py": "the deployments that a key can reach, shared ones included",
     "gateway/explanation/walls.py": "a template may be the platform's; the rules are those of a key that is seen",
     "gateway/management/commands/purge.py": "a user of this shell is the platform admin",
+    "gateway/management/commands/prices.py": "a user of this shell is the platform admin",
     "gateway/server/bootstrap.py": "the first start, before any tenant",
     "billing/log_search.py": "the later attempts of a row that is seen, among which those count that are seen too",
     "billing/unpriced.py": "a platform admin sees the models without a price of all organizations",
